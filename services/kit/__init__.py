@@ -1,0 +1,1 @@
+"""What the processes share, and nothing else; its rooms are listed in ARCHITECTURE.md."""

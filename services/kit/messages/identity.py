@@ -1,0 +1,88 @@
+"""Identity: how a machine becomes a node. Answered by the ca process (the join door by the gateway).
+
+The join door answers any connection with one fixed ``DoorReply``, before any authentication; everything in it is public. The
+joiner checks the digest in its token against ``roots``, then dials CURVE with the key it wants certified and calls ``ISSUE``.
+"""
+
+from __future__ import annotations
+
+from services.kit.messages.method import MANAGERS, NODES, OPEN, Call, Owner
+from services.kit.model.ids import ClusterId, NodeId
+from services.kit.model.objects import ManagerPeer
+from services.kit.model.states import Availability, Role
+from services.kit.model.value import Value
+
+
+class DoorReply(Value, frozen=True, kw_only=True):
+    """What a joiner may know before it is known."""
+
+    roots: bytes
+    """The root bundle, PEM; the token's digest is over exactly these bytes."""
+    managers: tuple[ManagerPeer, ...]
+
+
+class Bootstrap(Value, frozen=True, kw_only=True):
+    """The supervisor of a first node asks its own ca for a new cluster."""
+
+    public_key: bytes
+    node_id: NodeId
+    cluster_id: ClusterId
+
+
+class Issued(Value, frozen=True, kw_only=True):
+    """A certificate and what it hangs on."""
+
+    node_id: NodeId
+    cluster_id: ClusterId
+    role: Role
+    certificate: bytes
+    """PEM: leaf, then intermediates."""
+    roots: bytes
+    """PEM bundle."""
+
+
+class IssueRequest(Value, frozen=True, kw_only=True):
+    """A caller without certificate shows a join token. The key that is certified is the one CURVE authenticated."""
+
+    token: str
+    availability: Availability = Availability.ACTIVE
+    request_id: str = ""
+    """The same id asked twice gets the same node, so that a lost answer makes no ghost."""
+    remote_addr: str = ""
+    """Advertised remote API of a joining manager."""
+
+
+class RenewRequest(Value, frozen=True, kw_only=True):
+    """A node asks for a fresh certificate for the key it speaks with; its role is the observed one."""
+
+    remote_addr: str = ""
+
+
+BOOTSTRAP = Call(name="identity.bootstrap", request=Bootstrap, reply=Issued, owner=Owner.CA)
+ISSUE = Call(name="identity.issue", request=IssueRequest, reply=Issued, owner=Owner.CA, roles=OPEN, leader=True)
+RENEW = Call(
+    name="identity.renew", request=RenewRequest, reply=Issued, owner=Owner.CA, roles=NODES, leader=True, idempotent=True
+)
+
+
+class UnlockKeyRequest(Value, frozen=True, kw_only=True):
+    """A manager asks for the key that seals its state."""
+
+
+class UnlockKeyReply(Value, frozen=True, kw_only=True):
+    """Empty when managers start unlocked."""
+
+    unlock_key: str = ""
+
+
+UNLOCK_KEY = Call(
+    name="identity.unlock_key",
+    request=UnlockKeyRequest,
+    reply=UnlockKeyReply,
+    owner=Owner.CA,
+    roles=MANAGERS,
+    leader=True,
+    idempotent=True,
+)
+
+METHODS = (BOOTSTRAP, ISSUE, RENEW, UNLOCK_KEY)

@@ -1,0 +1,26 @@
+"""All methods of the product, in one explicit table; the gateway's rights and docs/protocol.md are read from here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.kit.messages import consensus, control, identity, logs, routes, session, store, supervise
+from services.kit.messages.method import Call, Cast, Feed
+
+PROTOCOL = 1
+"""Version of the bus protocol that HELLO negotiates."""
+
+METHODS: tuple[Call[Any, Any] | Feed[Any, Any] | Cast[Any], ...] = (
+    *supervise.METHODS,
+    *identity.METHODS,
+    *store.METHODS,
+    *consensus.METHODS,
+    *control.METHODS,
+    *session.METHODS,
+    *logs.METHODS,
+    *routes.METHODS,
+)
+
+BY_NAME = {method.name: method for method in METHODS}
+
+assert len(BY_NAME) == len(METHODS), "a method's name is used twice"

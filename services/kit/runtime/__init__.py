@@ -1,0 +1,1 @@
+"""The machine's side of a process: clock, entropy, files, tasks, log. Cores never import from here."""

@@ -1,0 +1,1 @@
+"""The pure in-memory store: tables and indexes, transactions applied deterministically, the events they make."""

@@ -1,0 +1,68 @@
+"""The tables of the store: their names, the type of their objects, and how an object becomes bytes and back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from services.kit.model.objects import Cluster, Config, Meta, Network, Node, Object, Secret, Service, SpecVersion, Task
+
+
+class Table(StrEnum):
+    """Names of the tables, in the order in which a full state is sent."""
+
+    CLUSTER = "cluster"
+    NODE = "node"
+    SERVICE = "service"
+    SPEC = "spec"
+    TASK = "task"
+    SECRET = "secret"
+    CONFIG = "config"
+    NETWORK = "network"
+
+
+TYPES: dict[Table, type[Object]] = {
+    Table.CLUSTER: Cluster,
+    Table.NODE: Node,
+    Table.SERVICE: Service,
+    Table.SPEC: SpecVersion,
+    Table.TASK: Task,
+    Table.SECRET: Secret,
+    Table.CONFIG: Config,
+    Table.NETWORK: Network,
+}
+
+TABLE_OF: dict[type[Object], Table] = {kind: table for table, kind in TYPES.items()}
+
+_decoders = {table: msgspec.msgpack.Decoder(kind) for table, kind in TYPES.items()}
+_encoder = msgspec.msgpack.Encoder()
+
+ObjectT = TypeVar("ObjectT", Cluster, Node, Service, SpecVersion, Task, Secret, Config, Network)
+
+
+def encode_object(thing: Object) -> bytes:
+    """Return the stored form of an object."""
+    return _encoder.encode(thing)
+
+
+def decode_object(table: Table, data: bytes) -> Object:
+    """Return the object that ``encode_object`` made; raises msgspec.DecodeError on anything else."""
+    return _decoders[table].decode(data)
+
+
+def with_meta(thing: ObjectT, meta: Meta) -> ObjectT:
+    """Return the object with its bookkeeping replaced."""
+    return msgspec.structs.replace(thing, meta=meta)
+
+
+def name_of(thing: Object) -> str:
+    """Return the name that must be unique in the object's table, lower-cased; empty where names are free."""
+    match thing:
+        case Service() | Secret() | Config() | Network():
+            return thing.spec.annotations.name.lower()
+        case Cluster():
+            return "default"
+        case _:
+            return ""
