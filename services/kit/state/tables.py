@@ -39,7 +39,7 @@ TABLE_OF: dict[type[Object], Table] = {kind: table for table, kind in TYPES.item
 _decoders = {table: msgspec.msgpack.Decoder(kind) for table, kind in TYPES.items()}
 _encoder = msgspec.msgpack.Encoder()
 
-ObjectT = TypeVar("ObjectT", Cluster, Node, Service, SpecVersion, Task, Secret, Config, Network)
+ObjectT = TypeVar("ObjectT", bound=Object)
 
 
 def encode_object(thing: Object) -> bytes:
