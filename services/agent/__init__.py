@@ -1,0 +1,1 @@
+"""The agent process: this node's tasks, run through drivers."""

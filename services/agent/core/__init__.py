@@ -1,0 +1,1 @@
+"""Decisions of the agent: pure machines and functions, no clock, no waiting, no log."""

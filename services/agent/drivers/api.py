@@ -1,0 +1,407 @@
+"""The driver contract: what runs tasks, and what the agent asks of it.
+
+A driver is found by name (``drivers/__init__.py``, or the entry point group ``swarmbus.drivers``), loaded once, and asked for one
+controller per task. The agent calls the controller's verbs in the order prepare, start, wait, shutdown or terminate, remove,
+close; at most one runs at a time, except that ``shutdown`` and ``terminate`` may come while ``wait`` is pending.
+
+What must stay true of every driver, and ``tests/conformance`` checks it:
+
+- Every verb is idempotent, also across a restart of the agent: what a task id made is found again by that task id.
+- Every verb may be cancelled; calling it again goes on where it stood.
+- The task runs on when the agent ends. ``close`` and ``unload`` drop local resources and leave tasks alone.
+- ``remove`` succeeds in every state, also after a crash and when nothing exists.
+- A field that the driver cannot honour is refused by ``prepare`` with ``Unsupported``; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar, NewType, Protocol, runtime_checkable
+
+from services.agent.core.ports import PortNeed
+from services.kit.errors import Code, SwarmError
+from services.kit.messages.logs import LogOptions
+from services.kit.model.ids import ClusterId, NodeId, TaskId
+from services.kit.model.objects import Config, EngineDescription, PortStatus, Secret, SpecVersion, Task
+from services.kit.model.specs import ContainerSpec, Platform, Resources
+from services.kit.model.states import LogStream, MountType
+from services.kit.runtime.clock import Clock
+from services.kit.runtime.log import Log
+from services.kit.runtime.tasks import TaskOwner
+
+API_VERSION = 1
+
+Handle = NewType("Handle", bytes)
+"""What a driver needs to find a started task again; opaque, at most 4 KiB, kept by the agent before RUNNING is reported."""
+
+
+# -- what a driver is given -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverContext:
+    """What a driver may use; handed to ``load`` and valid until ``unload`` has returned."""
+
+    node_id: NodeId
+    cluster_id: ClusterId
+    hostname: str
+    addr: str
+    """Host part of the node's address: where ports for other nodes are opened. Empty means all addresses."""
+    state_dir: Path
+    """The node's state directory. A driver keeps its files in ``worker/<driver>`` below it."""
+    run_dir: Path
+    """The node's directory of sockets (0700)."""
+    clock: Clock
+    log: Log
+    tasks: TaskOwner
+    """Owns what the driver runs in the background; a failure there ends the agent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What a task may know of its node."""
+
+    id: NodeId
+    hostname: str
+    platform: Platform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskBundle:
+    """A task with all that it depends on."""
+
+    task: Task
+    spec: SpecVersion
+    """As the user wrote it; ``annotations`` are the service's. Take what runs from ``container``."""
+    container: ContainerSpec
+    """``spec.task.container`` with its templates filled in, except port marks: see ``core.ports.fill_ports``."""
+    name: str
+    """Display name: ``service.slot.task-id``, or ``service.node-id.task-id`` for tasks without slot."""
+    node: NodeFacts
+    ports: tuple[PortNeed, ...] = ()
+    secrets: tuple[Secret, ...] = field(default=(), repr=False)
+    """The secrets that the container refers to."""
+    configs: tuple[Config, ...] = field(default=(), repr=False)
+    """The configs that the container refers to."""
+
+    @property
+    def id(self) -> TaskId:
+        """The task's id, under which a driver finds everything again."""
+        return self.task.id
+
+
+# -- what a driver says of itself -------------------------------------------------------------------------------------
+
+
+class Filesystem(StrEnum):
+    """What a task sees as its root."""
+
+    NONE = "none"
+    """The node's own."""
+    ROOTFS = "rootfs"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a driver can do; constant while it is loaded."""
+
+    filesystem: Filesystem = Filesystem.NONE
+    networks: bool = False
+    mounts: frozenset[MountType] = frozenset()
+    limits: frozenset[str] = frozenset()
+    """Fields of the limits that can be enforced: ``nano_cpus``, ``memory_bytes``, ``pids_limit`` …; see also Fingerprint."""
+    live_update: frozenset[str] = frozenset()
+    """Fields of the task's spec that ``update`` applies without a restart."""
+
+
+class OptionKind(StrEnum):
+    """How the text of a driver option is read."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    SECONDS = "seconds"
+    FLAG = "flag"
+    """``true`` or ``false``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One key of ``TaskSpec.driver_options`` that a driver understands."""
+
+    name: str
+    kind: OptionKind
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Whether a driver can run tasks now, and on what."""
+
+    healthy: bool
+    reason: str = ""
+    """Why it cannot, for people."""
+    version: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    """Generic resources that the driver found; zero elsewhere."""
+    unenforced: tuple[str, ...] = ()
+    """Limits that this node cannot enforce, without the driver's name: ``memory``, ``cpu``, ``pids``."""
+    engine: EngineDescription | None = None
+    """The engine behind the driver, where there is one."""
+
+
+# -- what a task tells ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a task ended. Neither code nor signal: nobody saw it (``unknown``)."""
+
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    """Killed because it used more memory than it may."""
+    finished_at: float = 0.0
+    """Wall-clock seconds; 0 when unknown."""
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """True for exit code 0."""
+        return self.code == 0
+
+    @property
+    def unknown(self) -> bool:
+        """True when the way it ended was lost."""
+        return self.code is None and self.signal is None
+
+    @property
+    def status(self) -> int | None:
+        """The code as a shell gives it: 128 + signal for signals, None when unknown."""
+        if self.code is not None:
+            return self.code
+        return None if self.signal is None else 128 + self.signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What can be seen of a started task."""
+
+    container_id: str = ""
+    pid: int = 0
+    ports: tuple[PortStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """Something of ours that a driver found on the node."""
+
+    task_id: TaskId
+    handle: Handle
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a task's output, without its newline."""
+
+    timestamp: float
+    stream: LogStream
+    data: bytes
+
+
+# -- the protocols ----------------------------------------------------------------------------------------------------
+
+
+class Controller(Protocol):
+    """One task in a driver's hands."""
+
+    async def update(self, bundle: TaskBundle) -> None:
+        """Take over a changed bundle of the same task; fields outside ``Capabilities.live_update`` do not change."""
+
+    async def prepare(self) -> None:
+        """Check the spec and make everything but the running process. May raise AlreadyPrepared, which is success."""
+
+    async def start(self) -> Handle:
+        """Start the process. AlreadyStarted is success as well, also when the process has ended since."""
+
+    async def inspect(self) -> Observed:
+        """Return what can be seen; valid from ``start`` on, also after the end. Raises TaskGone."""
+
+    async def wait(self) -> Exit:
+        """Wait for the end and return it, as often as asked. Raises TaskGone when nothing was ever started or all is removed."""
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Ask the task to stop, kill it after ``grace_s``, return when it has ended. Nothing there, or ended: success."""
+
+    async def terminate(self) -> None:
+        """Kill it at once, return when it has ended. Nothing there, or ended: success."""
+
+    async def remove(self) -> None:
+        """End it if need be and remove every trace, logs included. Nothing there: success."""
+
+    async def close(self) -> None:
+        """Drop local resources; the task and its traces stay."""
+
+
+class Driver(Protocol):
+    """Runs tasks of one kind."""
+
+    name: ClassVar[str]
+    api: ClassVar[int]
+    """The API_VERSION it was written for."""
+
+    async def load(self, context: DriverContext) -> None:
+        """Get ready. A missing engine is no error: the fingerprint says so."""
+
+    async def unload(self) -> None:
+        """Leave; tasks run on."""
+
+    def capabilities(self) -> Capabilities:
+        """Return what it can do."""
+
+    def options(self) -> tuple[Option, ...]:
+        """Return the driver options it understands; any other key is Unsupported."""
+
+    def fingerprint(self) -> AsyncIterator[Fingerprint]:
+        """Yield the state of the driver: the first at once (within 5 s), later ones on change, without end."""
+
+    def recover(self) -> AsyncIterator[Recovered]:
+        """Yield everything of this node that the driver still holds, running or ended, then end."""
+
+    async def controller(self, bundle: TaskBundle, handle: Handle | None = None) -> Controller:
+        """Return the controller of a task; with its handle when the agent has one. Touches nothing."""
+
+    async def discard(self, orphan: Recovered) -> None:
+        """End and remove a recovered task that the agent does not know; idempotent."""
+
+
+@runtime_checkable
+class SupportsHealth(Protocol):
+    """A controller that knows when its task serves."""
+
+    async def ready(self) -> None:
+        """Return once the task answers for the first time; raises Failed when it never will. Called after ``start``."""
+
+
+@runtime_checkable
+class SupportsLogs(Protocol):
+    """A controller that has its task's output."""
+
+    def logs(self, options: LogOptions) -> AsyncIterator[tuple[Line, ...]]:
+        """Yield batches of lines (never empty, at most about 64 KiB) in the order written.
+
+        Without ``follow`` it ends at the present end. With it, it goes on until the task has ended and all was read.
+        """
+
+
+@runtime_checkable
+class SupportsSignal(Protocol):
+    """A controller that can send signals."""
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the task's main process."""
+
+
+@runtime_checkable
+class SupportsStats(Protocol):
+    """A controller that can measure."""
+
+    async def stats(self) -> Stats:
+        """Return what the task uses now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a task uses."""
+
+    cpu_s: float = 0.0
+    """Processor seconds since the start."""
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+@runtime_checkable
+class SupportsExec(Protocol):
+    """A controller that can run a command inside its task."""
+
+    async def exec(self, command: tuple[str, ...], *, timeout_s: float) -> ExecResult:
+        """Run a command where the task runs and return its end and output (at most 64 KiB each)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """How a command inside a task went."""
+
+    code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+class DriverError(SwarmError):
+    """Anything a verb may raise. Unless a subclass says otherwise it is final: REJECTED before STARTING, FAILED after."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Rejected(DriverError):
+    """This node cannot run the task; do not try again here."""
+
+
+class Failed(DriverError):
+    """The task ended, or never came up."""
+
+    def __init__(self, message: str, end: Exit | None = None) -> None:
+        super().__init__(message)
+        self.end = end
+
+
+class Temporary(DriverError):
+    """It may work later; the agent calls the same verb again."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unsupported(Rejected):
+    """The spec asks for what the driver cannot honour."""
+
+    code = Code.UNIMPLEMENTED
+
+    def __init__(self, driver: str, fields: tuple[str, ...]) -> None:
+        assert fields, "an Unsupported names its fields"
+        super().__init__(f"the {driver} driver does not support {', '.join(fields)}")
+        self.fields = fields
+
+
+class AlreadyPrepared(DriverError):
+    """``prepare`` was done before: success."""
+
+    code = Code.ALREADY_EXISTS
+
+
+class AlreadyStarted(DriverError):
+    """``start`` was done before: success."""
+
+    code = Code.ALREADY_EXISTS
+
+    def __init__(self, handle: Handle) -> None:
+        super().__init__("already started")
+        self.handle = handle
+
+
+class TaskGone(DriverError):
+    """The task was started once and nothing of it is left."""
+
+    code = Code.NOT_FOUND

@@ -1,0 +1,1 @@
+"""The agent's asyncio side: session, tasks, database, drivers. It decides nothing."""
