@@ -19,24 +19,24 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, NewType, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
-from services.agent.core.ports import PortNeed
+from services.agent.core.bundle import NodeFacts as NodeFacts
+from services.agent.core.bundle import TaskBundle as TaskBundle
+from services.agent.core.outcome import Exit as Exit
+from services.agent.core.outcome import Handle as Handle
+from services.agent.core.outcome import Observed as Observed
 from services.kit.errors import Code, SwarmError
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import ClusterId, NodeId, TaskId
-from services.kit.model.objects import Config, EngineDescription, PortStatus, Secret, SpecVersion, Task
-from services.kit.model.specs import ContainerSpec, Platform, Resources
+from services.kit.model.objects import EngineDescription
+from services.kit.model.specs import Resources
 from services.kit.model.states import LogStream, MountType
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 
 API_VERSION = 1
-
-Handle = NewType("Handle", bytes)
-"""What a driver needs to find a started task again; opaque, at most 4 KiB, kept by the agent before RUNNING is reported."""
-
 
 # -- what a driver is given -------------------------------------------------------------------------------------------
 
@@ -58,39 +58,6 @@ class DriverContext:
     log: Log
     tasks: TaskOwner
     """Owns what the driver runs in the background; a failure there ends the agent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
-    """What a task may know of its node."""
-
-    id: NodeId
-    hostname: str
-    platform: Platform
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskBundle:
-    """A task with all that it depends on."""
-
-    task: Task
-    spec: SpecVersion
-    """As the user wrote it; ``annotations`` are the service's. Take what runs from ``container``."""
-    container: ContainerSpec
-    """``spec.task.container`` with its templates filled in, except port marks: see ``core.ports.fill_ports``."""
-    name: str
-    """Display name: ``service.slot.task-id``, or ``service.node-id.task-id`` for tasks without slot."""
-    node: NodeFacts
-    ports: tuple[PortNeed, ...] = ()
-    secrets: tuple[Secret, ...] = field(default=(), repr=False)
-    """The secrets that the container refers to."""
-    configs: tuple[Config, ...] = field(default=(), repr=False)
-    """The configs that the container refers to."""
-
-    @property
-    def id(self) -> TaskId:
-        """The task's id, under which a driver finds everything again."""
-        return self.task.id
 
 
 # -- what a driver says of itself -------------------------------------------------------------------------------------
@@ -156,45 +123,6 @@ class Fingerprint:
 
 
 # -- what a task tells ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
-    """How a task ended. Neither code nor signal: nobody saw it (``unknown``)."""
-
-    code: int | None = None
-    signal: int | None = None
-    oom: bool = False
-    """Killed because it used more memory than it may."""
-    finished_at: float = 0.0
-    """Wall-clock seconds; 0 when unknown."""
-    message: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """True for exit code 0."""
-        return self.code == 0
-
-    @property
-    def unknown(self) -> bool:
-        """True when the way it ended was lost."""
-        return self.code is None and self.signal is None
-
-    @property
-    def status(self) -> int | None:
-        """The code as a shell gives it: 128 + signal for signals, None when unknown."""
-        if self.code is not None:
-            return self.code
-        return None if self.signal is None else 128 + self.signal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """What can be seen of a started task."""
-
-    container_id: str = ""
-    pid: int = 0
-    ports: tuple[PortStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
