@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kit.bus.api import Bus
-from services.kit.messages.supervise import Facts
+from services.kit.messages.supervise import Facts, NodeReport
 from services.kit.model.objects import ManagerPeer
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.ids import IdSource
@@ -27,8 +27,11 @@ class Node(Protocol):
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Tell the supervisor which managers there are; it keeps and spreads them."""
 
+    async def report_node(self, report: NodeReport) -> None:
+        """Tell the supervisor what the swarm wants of this node."""
+
     async def report_ready(self) -> None:
-        """Say that this process serves; called by the lifecycle unless the app says it does so itself."""
+        """Say that this process serves; called by the lifecycle after ``App.start`` unless the app is ``ReadyLater``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +57,7 @@ class App(Protocol):
 
     async def stop(self) -> None:
         """Refuse new work, finish what is under way within a budget, flush, close."""
+
+
+class ReadyLater:
+    """Mixed into an app that calls ``node.report_ready`` itself, some time after ``start`` (the agent: once it is registered)."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+
+from services.kit.errors import DataLoss, FailedPrecondition, InvalidArgument, SwarmError, Unauthenticated
 
 
 class ExitCode(IntEnum):
@@ -28,3 +31,18 @@ class ExitCode(IntEnum):
     def final(self) -> bool:
         """True when restarting the process cannot help."""
         return self in {ExitCode.USAGE, ExitCode.IDENTITY_LOST, ExitCode.STORE_DAMAGED, ExitCode.LOCKED}
+
+
+_BY_ERROR: tuple[tuple[type[SwarmError], ExitCode], ...] = (
+    (InvalidArgument, ExitCode.USAGE),
+    (Unauthenticated, ExitCode.IDENTITY_LOST),
+    (DataLoss, ExitCode.STORE_DAMAGED),
+    (FailedPrecondition, ExitCode.LOCKED),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the code for what ended a process; what nobody expected is a crash, which is restarted."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ExitCode.DISK_FULL
+    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), ExitCode.CRASH)
