@@ -15,6 +15,9 @@ class IdSource(Protocol):
     def new(self, noun: str) -> str:
         """Return a fresh 25-character id for this kind of thing."""
 
+    def secret(self, noun: str, size: int) -> bytes:
+        """Return bytes that nobody can guess, for tokens and keys."""
+
 
 class SystemIds:
     """Ids from the machine's entropy."""
@@ -22,6 +25,10 @@ class SystemIds:
     def new(self, noun: str) -> str:
         """Return an id that nobody has seen before."""
         return form_id(os.urandom(ENTROPY_BYTES))
+
+    def secret(self, noun: str, size: int) -> bytes:
+        """Return bytes of the machine's entropy."""
+        return os.urandom(size)
 
 
 class SeededIds:
@@ -33,8 +40,11 @@ class SeededIds:
 
     def new(self, noun: str) -> str:
         """Return the next id of this noun's stream."""
-        stream = self._streams.setdefault(noun, random.Random(f"{self._seed}/{noun}"))
-        return form_id(stream.randbytes(ENTROPY_BYTES))
+        return form_id(self.secret(noun, ENTROPY_BYTES))
+
+    def secret(self, noun: str, size: int) -> bytes:
+        """Return the next bytes of this noun's stream."""
+        return self._streams.setdefault(noun, random.Random(f"{self._seed}/{noun}")).randbytes(size)
 
 
 def system_rng() -> random.Random:

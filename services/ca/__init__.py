@@ -1,0 +1,1 @@
+"""The ca process: the only place that signs; see README.md."""

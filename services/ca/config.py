@@ -1,0 +1,15 @@
+"""Settings of the ca process."""
+
+from __future__ import annotations
+
+from services.kit.lifecycle.settings import ProcessSettings
+from services.kit.model.states import Availability
+
+
+class CaSettings(ProcessSettings):
+    """What the ca is told by its supervisor."""
+
+    issue_timeout_s: float = 5.0
+    """Longest time for one issuance, the transaction included."""
+    availability: Availability = Availability.ACTIVE
+    """Of the first node of a new cluster; every other node says it when it joins."""

@@ -1,0 +1,63 @@
+"""Who may ask the ca for what. Called by the shell with a view that is fresh enough to decide on.
+
+Every refusal is a typed error with the words that the asker reads; what a caller claims of itself decides nothing here.
+"""
+
+from __future__ import annotations
+
+from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Problem
+from services.kit.model import tokens
+from services.kit.model.ids import NodeId
+from services.kit.model.objects import Cluster, Node
+from services.kit.model.specs import CaConfig, ClusterSpec
+from services.kit.model.states import Role
+from services.kit.state.view import View
+
+CERTIFICATE_VALIDITY_MIN_S = 3600.0
+PUBLIC_KEY_BYTES = 32
+
+
+def role_of_token(cluster: Cluster, token: str) -> Role:
+    """Return the role that this token gives; raises InvalidArgument. Both tokens are always compared."""
+    asks_for_manager = tokens.matches(token, cluster.root_ca.join_tokens.manager)
+    asks_for_worker = tokens.matches(token, cluster.root_ca.join_tokens.worker)
+    if asks_for_manager:
+        return Role.MANAGER
+    if asks_for_worker:
+        return Role.WORKER
+    problem = Problem(
+        path="token",
+        reason="a valid join token is necessary to join this cluster",
+        hint="it may have been rotated: `swarmctl cluster inspect` shows the current ones",
+    )
+    raise InvalidArgument.of((problem,))
+
+
+def certified_key(cluster: Cluster, public_key: bytes) -> bytes:
+    """Return the key to certify: the one that CURVE authenticated, unless it belongs to a removed node."""
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise PermissionDenied("a certificate is only given to a key that speaks for itself over the remote API")
+    if any(revoked.public_key == public_key for revoked in cluster.revoked):
+        raise PermissionDenied("this key belonged to a node that was removed from the cluster")
+    return public_key
+
+
+def renewing_node(view: View, node_id: str) -> Node:
+    """Return the node that may renew; a node that was removed is not found."""
+    node = view.nodes.get(NodeId(node_id))
+    if node is None:
+        raise NotFound(f"node {node_id} is not part of this cluster (any more)")
+    return node
+
+
+def existing_cluster(view: View) -> Cluster:
+    """Return the cluster; raises FailedPrecondition while the first leader has not made it."""
+    if view.cluster is None:
+        raise FailedPrecondition("the cluster is still being made: try again")
+    return view.cluster
+
+
+def certificate_validity_s(spec: ClusterSpec) -> float:
+    """Return how long new certificates live; a time below an hour counts as a mistake and gives the default."""
+    asked_s = spec.ca.node_cert_expiry_s
+    return asked_s if asked_s >= CERTIFICATE_VALIDITY_MIN_S else CaConfig().node_cert_expiry_s

@@ -1,0 +1,1 @@
+"""The ca's outside: keys and certificates, files, sockets, the store."""

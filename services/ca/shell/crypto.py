@@ -1,0 +1,136 @@
+"""Making and signing certificates: the only place of the product that holds a root key and signs with it.
+
+Root: ECDSA P-256, self-signed, CN ``swarm-ca``. Nodes: the X25519 key that speaks CURVE, CN = node id, OU = role, O = cluster id,
+for key agreement only (RFC 8410). Dates go back an hour, so that a peer whose clock is late accepts them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from services.ca.core.issuance import Root, Signed
+from services.kit.errors import DataLoss
+from services.kit.messages.method import MANAGER, WORKER
+from services.kit.model.ids import ClusterId, NodeId
+from services.kit.model.states import Role
+
+ROOT_NAME = "swarm-ca"
+ROOT_VALIDITY_S = 630_720_000.0
+"""20 years."""
+BACK_DATED_S = 3600.0
+ROLE_UNITS = {Role.MANAGER: MANAGER, Role.WORKER: WORKER}
+
+
+def make_root(now: float, key_pem: bytes = b"") -> Root:
+    """Return a fresh root, or a fresh certificate for the root key of a start that was cut short."""
+    key = _load_key(key_pem) if key_pem else ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ROOT_NAME)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_moment(now - BACK_DATED_S))
+        .not_valid_after(_moment(now + ROOT_VALIDITY_S))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    key_bytes = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Root(certificate=certificate.public_bytes(serialization.Encoding.PEM), key=key_bytes)
+
+
+class Signer:
+    """Signs node certificates under one root."""
+
+    def __init__(self, root: Root) -> None:
+        """Raise DataLoss unless certificate and key belong together."""
+        self._key = _load_key(root.key)
+        try:
+            self._certificate = x509.load_pem_x509_certificate(root.certificate)
+        except ValueError as error:
+            raise DataLoss(f"the root certificate cannot be read: {error}") from None
+        if self._certificate.public_key() != self._key.public_key():
+            raise DataLoss("the root key does not belong to the root certificate")
+        self.root = root
+
+    def sign(
+        self, *, public_key: bytes, node_id: NodeId, cluster_id: ClusterId, role: Role, validity_s: float, now: float
+    ) -> Signed:
+        """Certify a node's 32-byte key; the certificate never outlives the root."""
+        unit = ROLE_UNITS[role]
+        names = (node_id, unit, ROOT_NAME) if role is Role.MANAGER else (node_id, unit)
+        root_ends = self._certificate.not_valid_after_utc
+        ends = min(_moment(now + validity_s), root_ends)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(_subject(node_id, unit, cluster_id))
+            .issuer_name(self._certificate.subject)
+            .public_key(x25519.X25519PublicKey.from_public_bytes(public_key))
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_moment(now - BACK_DATED_S))
+            .not_valid_after(ends)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(sign_certificates=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return Signed(
+            node_id=node_id,
+            role=role,
+            public_key=public_key,
+            certificate=certificate.public_bytes(serialization.Encoding.PEM),
+            not_after=ends.timestamp(),
+        )
+
+
+def _subject(node_id: NodeId, unit: str, cluster_id: ClusterId) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, node_id),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster_id),
+        ]
+    )
+
+
+def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=not sign_certificates,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError) as error:
+        raise DataLoss(f"the root key cannot be read: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise DataLoss("the root key is not an elliptic curve key")
+    return key
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(int(seconds), UTC)
