@@ -1,0 +1,304 @@
+"""What makes a spec valid. Called by the dispatcher for every request, and by clients that want to know beforehand.
+
+Every function returns all problems at once, each with its path, the value and how to mend it; none of them raises. Rules that need
+other objects (does this secret exist, is this port free) are the dispatcher's. The rules are SwarmKit's unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from services.kit.errors import Problem
+from services.kit.model.constraints import KEYS, is_known_key, parse_constraint
+from services.kit.model.specs import (
+    ClusterSpec,
+    ContainerSpec,
+    EndpointSpec,
+    Global,
+    GlobalJob,
+    HealthCheck,
+    NodeSpec,
+    Placement,
+    Replicated,
+    ReplicatedJob,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    ServiceMode,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
+from services.kit.model.states import EndpointMode, PublishMode
+
+NAME_LENGTH_MAX = 63
+NANO_CPUS_MIN = 1_000_000
+"""A thousandth of a core."""
+MEMORY_BYTES_MIN = 4 << 20
+PORT_MAX = 65535
+REPLICAS_MAX = 1_000_000
+"""Beyond SwarmKit: a mistyped number should not fill the store."""
+CERT_EXPIRY_MIN_S = 3600.0
+HEALTH_INTERVAL_MIN_S = 0.001
+HEARTBEAT_PERIOD_MIN_S = 0.1
+"""Beyond SwarmKit, which takes zero and then never hears of anybody in time."""
+_SHOWN_MAX = 80
+
+_NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_][a-zA-Z0-9]+)*")
+_DRIVER = re.compile(r"[a-z][a-z0-9_-]*")
+_ENV = re.compile(r"[^=\s\0]+(=[^\0]*)?", re.DOTALL)
+_IMAGE = re.compile(
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?"  # registry
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"  # path
+    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?"  # tag, digest
+)
+_LABEL_FAMILIES = ("node.labels.", "engine.labels.")
+
+
+class Problems:
+    """A growing list of problems under one path."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def add(self, path: str, reason: str, value: object = "", hint: str = "") -> None:
+        """Note a mistake."""
+        shown = str(value)
+        shown = shown if len(shown) <= _SHOWN_MAX else shown[: _SHOWN_MAX - 1] + "…"
+        self.found.append(Problem(path=path, reason=reason, value=shown, hint=hint))
+
+    def at_least(self, path: str, value: float, least: float, hint: str = "") -> None:
+        """Note a number that is too small."""
+        if value < least:
+            self.add(path, f"must be at least {least:g}", value, hint)
+
+
+def service_problems(spec: ServiceSpec) -> tuple[Problem, ...]:
+    """Return every mistake in a service's spec."""
+    problems = Problems()
+    _name(problems, "annotations.name", spec.annotations.name)
+    _task(problems, "task", spec.task)
+    _mode(problems, "mode", spec.mode)
+    _update(problems, "update", spec.update)
+    _update(problems, "rollback", spec.rollback)
+    _endpoint(problems, "endpoint", spec.endpoint)
+    if isinstance(spec.mode, ReplicatedJob | GlobalJob) and spec.update != UpdateConfig():
+        problems.add(
+            "update", "a job cannot have an update configuration", hint="leave it out: an update runs a job again"
+        )
+    return tuple(problems.found)
+
+
+def node_problems(spec: NodeSpec) -> tuple[Problem, ...]:
+    """Return every mistake in a node's spec."""
+    problems = Problems()
+    if spec.annotations.name:
+        _name(problems, "annotations.name", spec.annotations.name)
+    _labels(problems, "annotations.labels", spec.annotations.labels)
+    return tuple(problems.found)
+
+
+def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
+    """Return every mistake in the cluster's spec."""
+    problems = Problems()
+    if spec.annotations.name != "default":
+        problems.add("annotations.name", "the cluster's name cannot change", spec.annotations.name, 'it is "default"')
+    problems.at_least(
+        "ca.node_cert_expiry_s", spec.ca.node_cert_expiry_s, CERT_EXPIRY_MIN_S, "certificates live for an hour at least"
+    )
+    problems.at_least(
+        "dispatcher.heartbeat_period_s",
+        spec.dispatcher.heartbeat_period_s,
+        HEARTBEAT_PERIOD_MIN_S,
+        "agents beat this often; 5 is the default",
+    )
+    problems.at_least("raft.snapshot_interval", spec.raft.snapshot_interval, 1)
+    problems.at_least("raft.keep_old_snapshots", spec.raft.keep_old_snapshots, 0)
+    problems.at_least("raft.log_entries_for_slow_followers", spec.raft.log_entries_for_slow_followers, 0)
+    for index, external in enumerate(spec.ca.external_cas):
+        if external.protocol != "cfssl":
+            problems.add(f"ca.external_cas[{index}].protocol", "is not known", external.protocol, 'only "cfssl" is')
+        if not external.url.startswith("https://"):
+            problems.add(f"ca.external_cas[{index}].url", "must be an https address", external.url)
+    return tuple(problems.found)
+
+
+def _name(problems: Problems, path: str, name: str) -> None:
+    if not name:
+        problems.add(path, "must not be empty")
+    elif len(name) > NAME_LENGTH_MAX:
+        problems.add(path, f"has {len(name)} characters, {NAME_LENGTH_MAX} are allowed", name)
+    elif not _NAME.fullmatch(name):
+        hint = "use letters and digits, joined by single - or _, and begin and end with a letter or digit"
+        problems.add(path, "is not a valid name", name, hint)
+
+
+def _labels(problems: Problems, path: str, labels: dict[str, str]) -> None:
+    for key in labels:
+        if not key.strip() or "\0" in key:
+            problems.add(path, "a label needs a key", key, "write key=value")
+
+
+def _mode(problems: Problems, path: str, mode: ServiceMode) -> None:
+    match mode:
+        case Replicated():
+            _count(problems, f"{path}.replicas", mode.replicas)
+        case ReplicatedJob():
+            _count(problems, f"{path}.max_concurrent", mode.max_concurrent)
+            _count(problems, f"{path}.total_completions", mode.total_completions)
+        case Global() | GlobalJob():
+            pass
+
+
+def _count(problems: Problems, path: str, count: int) -> None:
+    if not 0 <= count <= REPLICAS_MAX:
+        problems.add(path, f"must be between 0 and {REPLICAS_MAX}", count)
+
+
+def _task(problems: Problems, path: str, task: TaskSpec) -> None:
+    if not _DRIVER.fullmatch(task.driver):
+        problems.add(f"{path}.driver", "is not a driver's name", task.driver, "docker, process, oci or fake")
+    _container(problems, f"{path}.container", task.container)
+    _needs(problems, path, task)
+    _requirements(problems, f"{path}.resources", task.resources)
+    _restart(problems, f"{path}.restart", task.restart)
+    _placement(problems, f"{path}.placement", task.placement)
+
+
+def _needs(problems: Problems, path: str, task: TaskSpec) -> None:
+    """Each driver needs something to run."""
+    container = task.container
+    if task.driver == "process" and not (*container.command, *container.args):
+        problems.add(f"{path}.container.command", "the process driver needs a command", hint="write it behind --")
+    if task.driver in {"docker", "oci"}:
+        if not container.image:
+            problems.add(f"{path}.container.image", "must not be empty", hint="name an image, or choose another driver")
+        elif not _IMAGE.fullmatch(container.image):
+            problems.add(f"{path}.container.image", "is not an image reference", container.image, "write name:tag")
+
+
+def _container(problems: Problems, path: str, container: ContainerSpec) -> None:
+    for index, entry in enumerate(container.env):
+        if not _ENV.fullmatch(entry):
+            problems.add(f"{path}.env[{index}]", "is not NAME=value", entry)
+    problems.at_least(f"{path}.stop_grace_period_s", container.stop_grace_period_s, 0)
+    problems.at_least(f"{path}.pids_limit", container.pids_limit, -1)
+    for index, mount in enumerate(container.mounts):
+        if not mount.target:
+            problems.add(f"{path}.mounts[{index}].target", "must not be empty")
+    _unique(
+        problems, f"{path}.mounts", "two mounts have the same target", (m.target for m in container.mounts if m.target)
+    )
+    files = [secret.target.name for secret in container.secrets]
+    files += [config.target.name for config in container.configs if config.target is not None]
+    _unique(problems, f"{path}.secrets", "two secrets or configs have the same target file", files)
+    for index, secret in enumerate(container.secrets):
+        if not (secret.secret_id and secret.secret_name and secret.target.name):
+            problems.add(f"{path}.secrets[{index}]", "needs an id, a name and a target", secret.secret_name)
+    for index, config in enumerate(container.configs):
+        if not (config.config_id and config.config_name) or (config.target is not None and not config.target.name):
+            problems.add(
+                f"{path}.configs[{index}]", "needs an id, a name and, if any, a named target", config.config_name
+            )
+    if container.health_check is not None:
+        _health(problems, f"{path}.health_check", container.health_check)
+    for name, text in _templated(path, container):
+        if text.count("{{") != text.count("}}"):
+            problems.add(name, "has an unfinished template", text, "every {{ needs its }}")
+
+
+def _templated(path: str, container: ContainerSpec) -> Iterable[tuple[str, str]]:
+    yield f"{path}.hostname", container.hostname
+    for field, values in (("env", container.env), ("command", container.command), ("args", container.args)):
+        for index, value in enumerate(values):
+            yield f"{path}.{field}[{index}]", value
+
+
+def _health(problems: Problems, path: str, check: HealthCheck) -> None:
+    for field in ("interval_s", "timeout_s", "start_period_s", "start_interval_s"):
+        value: float = getattr(check, field)
+        if value != 0 and value < HEALTH_INTERVAL_MIN_S:
+            problems.add(f"{path}.{field}", "must be 0 or at least a millisecond", value)
+    problems.at_least(f"{path}.retries", check.retries, 0)
+
+
+def _requirements(problems: Problems, path: str, needs: ResourceRequirements) -> None:
+    _resources(problems, f"{path}.limits", needs.limits)
+    _resources(problems, f"{path}.reservations", needs.reservations)
+    for index, generic in enumerate(needs.reservations.generic):
+        if generic.names:
+            hint = "ask for a number; the scheduler deals the names"
+            problems.add(f"{path}.reservations.generic[{index}]", "a reservation is a number", generic.kind, hint)
+        elif generic.count <= 0:
+            problems.add(f"{path}.reservations.generic[{index}]", "must be at least 1", generic.count)
+    swappiness = needs.memory_swappiness
+    if swappiness is not None and not -1 <= swappiness <= 100:
+        problems.add(f"{path}.memory_swappiness", "must be between 0 and 100, or -1", swappiness)
+
+
+def _resources(problems: Problems, path: str, amount: Resources) -> None:
+    if amount.nano_cpus != 0 and amount.nano_cpus < NANO_CPUS_MIN:
+        hint = f"0.001 of a core ({NANO_CPUS_MIN}) is the least"
+        problems.add(f"{path}.nano_cpus", "is too small", amount.nano_cpus, hint)
+    if amount.memory_bytes != 0 and amount.memory_bytes < MEMORY_BYTES_MIN:
+        problems.add(f"{path}.memory_bytes", "is too small", amount.memory_bytes, "4 MiB (4194304) is the least")
+
+
+def _restart(problems: Problems, path: str, policy: RestartPolicy) -> None:
+    problems.at_least(f"{path}.delay_s", policy.delay_s, 0)
+    problems.at_least(f"{path}.window_s", policy.window_s, 0)
+    problems.at_least(f"{path}.max_attempts", policy.max_attempts, 0, "0 means without limit")
+
+
+def _placement(problems: Problems, path: str, placement: Placement) -> None:
+    for index, text in enumerate(placement.constraints):
+        where = f"{path}.constraints[{index}]"
+        try:
+            constraint = parse_constraint(text)
+        except ValueError as error:
+            problems.add(where, f"is not a constraint: {error}", text, "write for example node.labels.disk==ssd")
+            continue
+        if not is_known_key(constraint.key):
+            # Beyond SwarmKit, which takes an unknown key and then never finds a node.
+            known = ", ".join((*KEYS, "node.labels.NAME", "engine.labels.NAME"))
+            problems.add(where, f"no node has the key {constraint.key!r}", text, f"known are {known}")
+    for index, preference in enumerate(placement.preferences):
+        if not preference.descriptor.startswith(_LABEL_FAMILIES):
+            hint = "spread over node.labels.NAME or engine.labels.NAME"
+            problems.add(f"{path}.preferences[{index}].descriptor", "is not a label", preference.descriptor, hint)
+    problems.at_least(f"{path}.max_replicas", placement.max_replicas, 0, "0 means without limit")
+
+
+def _update(problems: Problems, path: str, config: UpdateConfig) -> None:
+    problems.at_least(f"{path}.parallelism", config.parallelism, 0, "0 means all at once")
+    problems.at_least(f"{path}.delay_s", config.delay_s, 0)
+    problems.at_least(f"{path}.monitor_s", config.monitor_s, 0)
+    if not 0 <= config.max_failure_ratio <= 1:
+        problems.add(f"{path}.max_failure_ratio", "must be between 0 and 1", config.max_failure_ratio)
+
+
+def _endpoint(problems: Problems, path: str, endpoint: EndpointSpec) -> None:
+    for index, port in enumerate(endpoint.ports):
+        where = f"{path}.ports[{index}]"
+        if not 1 <= port.target_port <= PORT_MAX:
+            problems.add(f"{where}.target_port", f"must be between 1 and {PORT_MAX}", port.target_port)
+        if not 0 <= port.published_port <= PORT_MAX:
+            problems.add(
+                f"{where}.published_port",
+                f"must be between 0 and {PORT_MAX}",
+                port.published_port,
+                "0 lets swarmbus choose",
+            )
+        if endpoint.mode is EndpointMode.DNSRR and port.publish_mode is PublishMode.INGRESS:
+            hint = "publish in host mode, or use the vip endpoint mode"
+            problems.add(f"{where}.publish_mode", "ingress does not go with dnsrr", port.publish_mode, hint)
+    published = (f"{p.published_port}/{p.protocol}" for p in endpoint.ports if p.published_port)
+    _unique(problems, f"{path}.ports", "a port is published twice", published)
+
+
+def _unique(problems: Problems, path: str, reason: str, values: Iterable[str]) -> None:
+    for value, times in Counter(values).items():
+        if times > 1:
+            problems.add(path, reason, value)
