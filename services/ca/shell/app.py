@@ -54,7 +54,7 @@ class CaApp:
 
     async def start(self) -> None:
         """Listen."""
-        table = Table()
+        table = Table(trusted=True)
         table.on_call(identity.BOOTSTRAP, self._bootstrap)
         table.on_call(identity.ISSUE, self._issue)
         table.on_call(identity.RENEW, self._renew)

@@ -6,7 +6,7 @@ for key agreement only (RFC 8410). Dates go back an hour, so that a peer whose c
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization

@@ -1,0 +1,184 @@
+"""How people write durations, sizes, processor shares, ports, mounts and pairs; used by the client's builder, swarmctl and stack files.
+
+Each function takes the text and the path to name in a complaint, and raises InvalidArgument with one problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NoReturn, TypeVar
+
+from services.kit.errors import InvalidArgument, Problem
+from services.kit.model.specs import Mount, PortConfig
+from services.kit.model.states import MountType, Protocol, PublishMode
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_PORT_MAX = 65535
+
+ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
+
+
+def refuse(path: str, reason: str, value: object, hint: str = "") -> NoReturn:
+    """Raise InvalidArgument with one problem."""
+    raise InvalidArgument.of((Problem(path=path, reason=reason, value=str(value)[:80], hint=hint),))
+
+
+def duration_s(text: str, path: str) -> float:
+    """Return seconds: ``1m30s``, ``500ms``, ``0``, or a plain number of seconds."""
+    compact = text.strip().replace(" ", "")
+    total, position = 0.0, 0
+    for match in _DURATION.finditer(compact):
+        if match.start() != position:
+            break
+        total += float(match[1]) * _SECONDS[match[2]]
+        position = match.end()
+    if compact and position == len(compact):
+        return total
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
+        return float(compact)
+    refuse(path, "is not a duration", text, "write it like 1m30s, 500ms or 10s")
+
+
+def size_bytes(text: str, path: str) -> int:
+    """Return bytes: ``64m``, ``1.5GiB``, ``4096``. Letters count in powers of 1024, as docker has them."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        refuse(path, "is not a size", text, "write it like 64m, 1g or 4096")
+    return int(float(match[1]) * _BYTES[match[2].lower()])
+
+
+def nano_cpus(text: str, path: str) -> int:
+    """Return billionths of a core: ``0.5``, ``2``."""
+    if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", text.strip()):
+        refuse(path, "is not a number of processors", text, "write it like 0.5 or 2")
+    return round(float(text) * 1e9)
+
+
+def whole(text: str, path: str, *, least: int = 0) -> int:
+    """Return a whole number that is at least ``least``."""
+    if not re.fullmatch(r"-?\d+", text.strip()):
+        refuse(path, "is not a whole number", text)
+    number = int(text)
+    if number < least:
+        refuse(path, f"must be {least} or more", text)
+    return number
+
+
+def ratio(text: str, path: str) -> float:
+    """Return a number between 0 and 1."""
+    if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", text.strip()) or float(text) > 1:
+        refuse(path, "is not a ratio", text, "write a number between 0 and 1, like 0.25")
+    return float(text)
+
+
+def choice(kind: type[ChoiceT], text: str, path: str) -> ChoiceT:
+    """Return the member of a closed set of words."""
+    for member in kind:
+        if member.value == text.strip().lower():
+            return member
+    refuse(path, "is not one of the possible values", text, "use " + ", ".join(member.value for member in kind))
+
+
+def pair(text: str, path: str) -> tuple[str, str]:
+    """Return key and value of ``key=value``; a bare key has an empty value."""
+    key, _, value = text.partition("=")
+    if not key.strip():
+        refuse(path, "needs a key", text, "write it like key=value")
+    return key.strip(), value
+
+
+def pairs(texts: Iterable[str], path: str) -> dict[str, str]:
+    """Return a mapping from ``key=value`` texts; the last of equal keys wins."""
+    return dict(pair(text, path) for text in texts)
+
+
+def port(text: str, path: str) -> PortConfig:
+    """Return a published port.
+
+    ``8080:80``, ``8080:80/udp``, ``80`` (published port chosen by the swarm), or
+    ``published=8080,target=80,protocol=tcp,mode=ingress,name=http``.
+    """
+    if "=" in text:
+        return _long_port(text, path)
+    numbers, _, protocol = text.partition("/")
+    published, colon, target = numbers.rpartition(":")
+    if ":" in published or published.count("."):
+        refuse(path, "names an address to listen on", text, "write published:target; every node answers a published port")
+    if colon and not published:
+        refuse(path, "has an empty published port", text, "write it like 8080:80")
+    return PortConfig(
+        target_port=_port_number(target, path, text),
+        published_port=_port_number(published, path, text) if published else 0,
+        protocol=choice(Protocol, protocol or "tcp", path),
+    )
+
+
+def _long_port(text: str, path: str) -> PortConfig:
+    fields = pairs(text.split(","), path)
+    known = ("published", "target", "protocol", "mode", "name")
+    for key in fields:
+        if key not in known:
+            refuse(path, f"has an unknown field {key!r}", text, "fields are " + ", ".join(known))
+    if "target" not in fields:
+        refuse(path, "does not say which port the task listens on", text, "add target=PORT")
+    return PortConfig(
+        name=fields.get("name", ""),
+        target_port=_port_number(fields["target"], path, text),
+        published_port=_port_number(fields["published"], path, text) if fields.get("published") else 0,
+        protocol=choice(Protocol, fields.get("protocol", "tcp"), path),
+        publish_mode=choice(PublishMode, fields.get("mode", "ingress"), path),
+    )
+
+
+def _port_number(text: str, path: str, whole_text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= _PORT_MAX:
+        if "-" in text:
+            refuse(path, "is a range of ports", whole_text, "publish each port by itself")
+        refuse(path, f"has a port that is not between 1 and {_PORT_MAX}", whole_text, "write it like 8080:80")
+    return int(text)
+
+
+_MOUNT_NAMES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+_MOUNT_KNOWN = ("type", "source", "target", "readonly", "tmpfs-size", "tmpfs-mode", "bind-propagation", "volume-nocopy")
+
+
+def mount(text: str, path: str) -> Mount:
+    """Return a mount: ``type=bind,source=/srv,target=/data,readonly``, also type volume and tmpfs."""
+    given = pairs(text.split(","), path)
+    fields = {_MOUNT_NAMES.get(key, key): value for key, value in given.items()}
+    for key in fields:
+        if key not in _MOUNT_KNOWN:
+            refuse(path, f"has an unknown field {key!r}", text, "fields are " + ", ".join(_MOUNT_KNOWN))
+    if not fields.get("target"):
+        refuse(path, "does not say where to mount", text, "add target=PATH")
+    kind = choice(MountType, fields.get("type", "volume"), path)
+    if kind is MountType.BIND and not fields.get("source"):
+        refuse(path, "does not say what to mount", text, "add source=PATH")
+    return Mount(
+        type=kind,
+        source=fields.get("source", ""),
+        target=fields["target"],
+        read_only=_flag(fields, "readonly", path, text),
+        propagation=fields.get("bind-propagation", ""),
+        no_copy=_flag(fields, "volume-nocopy", path, text),
+        tmpfs_size_bytes=size_bytes(fields["tmpfs-size"], path) if "tmpfs-size" in fields else 0,
+        tmpfs_mode=_octal(fields.get("tmpfs-mode", "0"), path, text),
+    )
+
+
+def _flag(fields: dict[str, str], key: str, path: str, text: str) -> bool:
+    value = fields.get(key, "false").lower()
+    if value not in {"", "true", "1", "false", "0"}:
+        refuse(path, f"{key} is neither true nor false", text)
+    return value in {"", "true", "1"}
+
+
+def _octal(value: str, path: str, text: str) -> int:
+    if not re.fullmatch(r"[0-7]+", value):
+        refuse(path, "tmpfs-mode is not an octal number", text, "write it like 1777")
+    return int(value, 8)

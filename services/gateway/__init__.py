@@ -1,0 +1,1 @@
+"""The gateway: the only process that listens to the network."""

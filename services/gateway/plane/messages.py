@@ -1,0 +1,136 @@
+"""What the gateway and its data plane say to one another over plane.sock: one JSON line per message, ``[kind, field, …]``.
+
+``Listen`` and ``Holding`` carry a listening socket beside the line. Both sides are always of this tree, but not always of the same
+version: a plane outlives its gateway, so a change here needs a new ``VERSION``, and a gateway retires a plane of another one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+VERSION = 1
+LINE_BYTES_MAX = 32 << 20
+
+
+class Endpoint(NamedTuple):
+    """A task as the plane needs it."""
+
+    task_id: str
+    addr: str
+    port: int
+    draining: bool
+
+
+class PortRoute(NamedTuple):
+    """A published port, ``port/protocol``, and all tasks behind it."""
+
+    key: str
+    endpoints: list[Endpoint]
+
+
+class Table(NamedTuple):
+    """Routes to replace and to drop; ``full`` drops all others first."""
+
+    epoch: int
+    full: bool
+    routes: list[PortRoute]
+    removed: list[str]
+
+
+class Listen(NamedTuple):
+    """Accept on the socket that comes with this line."""
+
+    key: str
+
+
+class Unlisten(NamedTuple):
+    """Close this listener."""
+
+    key: str
+
+
+class Drain(NamedTuple):
+    """The node stops: end all listening, finish what is open within this time, exit."""
+
+    within_s: float
+
+
+class Retire(NamedTuple):
+    """Another worker has taken over the listeners: finish what is open within this time, exit."""
+
+    within_s: float
+
+
+class AskCounts(NamedTuple):
+    """Answer with ``Counts``."""
+
+
+class Hello(NamedTuple):
+    """First line of the plane. ``Holding`` lines follow, then ``Held``."""
+
+    version: int
+    pid: int
+    worker: int
+    epoch: int
+
+
+class Holding(NamedTuple):
+    """I accept on this socket: keep a copy, so that it outlives me."""
+
+    key: str
+
+
+class Held(NamedTuple):
+    """That were all."""
+
+
+class Applied(NamedTuple):
+    """The plane acts on this epoch; open connections of its draining tasks."""
+
+    epoch: int
+    draining: dict[str, int]
+
+
+class Counts(NamedTuple):
+    """Numbers of this worker: its own by name, and by task."""
+
+    worker: dict[str, int]
+    tasks: dict[str, dict[str, int]]
+
+
+class Note(NamedTuple):
+    """Something a person may want to read in the gateway's log."""
+
+    event: str
+    detail: str
+
+
+Message = Table | Listen | Unlisten | Drain | Retire | AskCounts | Hello | Holding | Held | Applied | Counts | Note
+KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (Table, Listen, Unlisten, Drain, Retire, AskCounts, Hello, Holding, Held, Applied, Counts, Note)
+}
+WITH_SOCKET = (Listen, Holding)
+
+
+class BrokenLine(Exception):
+    """The other side sent what cannot be a message."""
+
+
+def encode(message: Message) -> bytes:
+    """Return the line of a message."""
+    return json.dumps([type(message).__name__, *message], separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """Return the message of a line; raises BrokenLine."""
+    try:
+        name, *fields = json.loads(line)
+        message = KINDS[name](*fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenLine(f"{type(error).__name__}: {line[:80]!r}") from error
+    if isinstance(message, Table):
+        routes = [PortRoute(key, [Endpoint(*endpoint) for endpoint in endpoints]) for key, endpoints in message.routes]
+        return message._replace(routes=routes)
+    return message

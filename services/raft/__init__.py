@@ -1,0 +1,1 @@
+"""The raft process: the replicated store of the managers."""

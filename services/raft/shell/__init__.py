@@ -1,0 +1,1 @@
+"""The raft process's hands: the library, files, peers, sockets."""

@@ -1,0 +1,1 @@
+"""The supervisor's outside: child processes, files, sockets, signals."""

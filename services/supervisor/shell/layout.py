@@ -1,0 +1,64 @@
+"""The state directory: what lies where, with which mode, and the lock that keeps a second supervisor out.
+
+    <state>/            0700
+      .lock             held by the running supervisor
+      state.json        0600   managers this node knows, and where it was reached last
+      certificates/     0755   swarm-root-ca.crt, swarm-node.crt, swarm-node.key (0600)
+      raft/             0700   the store of a manager
+      worker/           0700   the agent's tasks
+      run/              0700   sockets of the node's processes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.kit.errors import FailedPrecondition
+from services.kit.runtime.files import FileLock, make_directory
+
+DIRECTORIES = (("certificates", 0o755), ("raft", 0o700), ("worker", 0o700), ("run", 0o700))
+
+
+class Layout:
+    """One state directory, locked from ``claim`` to ``release``."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.certificates = state_dir / "certificates"
+        self.run_dir = state_dir / "run"
+        self.state_file = state_dir / "state.json"
+        self._raft = state_dir / "raft"
+        self._made = False
+        self._lock = FileLock(state_dir / ".lock", "a supervisor")
+
+    def claim(self) -> None:
+        """Make the directory and lock it; raises FailedPrecondition when it is in use or cannot be written."""
+        try:
+            self._made = not self.state_dir.exists()
+            make_directory(self.state_dir)
+            self._lock.acquire()
+            for name, mode in DIRECTORIES:
+                make_directory(self.state_dir / name, mode=mode)
+        except OSError as error:
+            raise FailedPrecondition(f"the state directory {self.state_dir} cannot be used: {error.strerror}") from None
+
+    def has_store(self) -> bool:
+        """Tell whether ``raft/`` has content."""
+        return any(self._raft.iterdir())
+
+    def release(self) -> None:
+        """Let the next supervisor in; idempotent."""
+        self._lock.release()
+
+    def withdraw(self) -> None:
+        """Undo ``claim`` for a node that never came to be: what is still empty goes, everything else stays."""
+        for name, _ in DIRECTORIES:
+            _remove_empty(self.state_dir / name)
+        if self._made and {path.name for path in self.state_dir.iterdir()} == {".lock"}:
+            (self.state_dir / ".lock").unlink()
+            self.state_dir.rmdir()
+
+
+def _remove_empty(path: Path) -> None:
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
