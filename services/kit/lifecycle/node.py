@@ -6,7 +6,6 @@ anybody sees them, and every waiter sees the newest facts (changes that follow o
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from services.kit.bus.api import Connection
@@ -14,6 +13,7 @@ from services.kit.errors import Unavailable
 from services.kit.messages import supervise
 from services.kit.messages.supervise import Facts
 from services.kit.model.objects import ManagerPeer
+from services.kit.runtime.changes import Changes
 
 TakeIdentity = Callable[[Facts], None]
 """Gives the bus the identity that the facts speak of."""
@@ -27,7 +27,7 @@ class SupervisorLine:
         self._attach = supervise.Attach(process=process, pid=pid)
         self._take_identity = take_identity
         self._facts: Facts | None = None
-        self._changed = asyncio.Event()
+        self._changed = Changes()
 
     @property
     def facts(self) -> Facts:
@@ -75,5 +75,4 @@ class SupervisorLine:
         if self._facts is None or facts.identity_serial != self._facts.identity_serial:
             self._take_identity(facts)
         self._facts = facts
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changed.announce()
