@@ -69,8 +69,17 @@ def fill_ports(container: ContainerSpec, numbers: Mapping[str, int]) -> Containe
 
 
 def _map_text(container: ContainerSpec, change: _Change) -> ContainerSpec:
+    def values(texts: dict[str, str]) -> dict[str, str]:
+        return {key: change(text) for key, text in texts.items()}
+
     def mount(value: Mount) -> Mount:
-        return msgspec.structs.replace(value, source=change(value.source), target=change(value.target))
+        return msgspec.structs.replace(
+            value,
+            source=change(value.source),
+            target=change(value.target),
+            labels=values(value.labels),
+            volume_driver_options=values(value.volume_driver_options),
+        )
 
     return msgspec.structs.replace(
         container,

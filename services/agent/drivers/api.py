@@ -21,11 +21,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
-from services.agent.core.bundle import NodeFacts as NodeFacts
-from services.agent.core.bundle import TaskBundle as TaskBundle
-from services.agent.core.outcome import Exit as Exit
-from services.agent.core.outcome import Handle as Handle
-from services.agent.core.outcome import Observed as Observed
+from services.agent.core.bundle import NodeFacts, TaskBundle
+from services.agent.core.outcome import Exit, Handle, Observed
 from services.kit.errors import Code, SwarmError
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import ClusterId, NodeId, TaskId
@@ -35,6 +32,40 @@ from services.kit.model.states import LogStream, MountType
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
+
+__all__ = [
+    "API_VERSION",
+    "AlreadyPrepared",
+    "AlreadyStarted",
+    "Capabilities",
+    "Controller",
+    "Driver",
+    "DriverContext",
+    "DriverError",
+    "ExecResult",
+    "Exit",
+    "Failed",
+    "Filesystem",
+    "Fingerprint",
+    "Handle",
+    "Line",
+    "NodeFacts",
+    "Observed",
+    "Option",
+    "OptionKind",
+    "Recovered",
+    "Rejected",
+    "Stats",
+    "SupportsExec",
+    "SupportsHealth",
+    "SupportsLogs",
+    "SupportsSignal",
+    "SupportsStats",
+    "TaskBundle",
+    "TaskGone",
+    "Temporary",
+    "Unsupported",
+]
 
 API_VERSION = 1
 
