@@ -52,7 +52,9 @@ def service_spec(
     words = tuple(command)
     chosen = driver or ("docker" if image else "process")
     if chosen == "process" and image:
-        problem = Problem(path="image", reason="the process driver runs no images", value=image, hint="give a command only")
+        problem = Problem(
+            path="image", reason="the process driver runs no images", value=image, hint="give a command only"
+        )
         raise InvalidArgument.of((problem,))
     container = ContainerSpec(
         image=image,

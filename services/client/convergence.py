@@ -70,7 +70,9 @@ _UNDER_WAY = {UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED}
 class Convergence:
     """What is known of one service and its tasks. ``rollback`` when going back is what was asked for."""
 
-    def __init__(self, service: Service, tasks: Iterable[Task], specs: Iterable[SpecVersion], *, rollback: bool = False) -> None:
+    def __init__(
+        self, service: Service, tasks: Iterable[Task], specs: Iterable[SpecVersion], *, rollback: bool = False
+    ) -> None:
         self._service = service
         self._tasks: dict[TaskId, Task] = {task.id: task for task in tasks}
         self._specs: dict[SpecVersionId, SpecVersion] = {spec.id: spec for spec in specs}
@@ -146,7 +148,10 @@ class Convergence:
     def _count(self, slots: tuple[SlotProgress, ...], groups: dict[tuple[int, str], list[Task]]) -> tuple[int, int]:
         complete = sum(slot.state == TaskState.COMPLETE for slot in slots)
         running = sum(slot.state == TaskState.RUNNING and slot.current for slot in slots)
-        ended = sum(slot.current and self._ended(groups_first) for slot, groups_first in zip(slots, self._firsts(groups), strict=True))
+        ended = sum(
+            slot.current and self._ended(groups_first)
+            for slot, groups_first in zip(slots, self._firsts(groups), strict=True)
+        )
         match self._service.spec.mode:
             case Replicated(replicas=replicas):
                 return running + ended, replicas
@@ -205,7 +210,16 @@ def _wanted(task: Task) -> bool:
     return task.desired_state <= TaskState.RUNNING
 
 
-_ROUTINE = ("created", "scheduler assigned task to node", "accepted", "preparing", "prepared", "starting", "started", "pending task scheduling")
+_ROUTINE = (
+    "created",
+    "scheduler assigned task to node",
+    "accepted",
+    "preparing",
+    "prepared",
+    "starting",
+    "started",
+    "pending task scheduling",
+)
 
 
 def _telling(message: str) -> str:

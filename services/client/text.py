@@ -108,7 +108,9 @@ def port(text: str, path: str) -> PortConfig:
     numbers, _, protocol = text.partition("/")
     published, colon, target = numbers.rpartition(":")
     if ":" in published or published.count("."):
-        refuse(path, "names an address to listen on", text, "write published:target; every node answers a published port")
+        refuse(
+            path, "names an address to listen on", text, "write published:target; every node answers a published port"
+        )
     if colon and not published:
         refuse(path, "has an empty published port", text, "write it like 8080:80")
     return PortConfig(

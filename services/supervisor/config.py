@@ -40,7 +40,8 @@ class NodeSettings(BaseSettings):
         SecretStr(""), description="join token of the cluster to join (its role comes with it); needs --join-addr"
     )
     join_addr: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="remote API of a manager to join, host:port; may be given several times, the first that answers is taken"
+        (),
+        description="remote API of a manager to join, host:port; may be given several times, the first that answers is taken",
     )
     hostname: str = Field("", description="name of this node in listings; the machine's host name when not given")
     listen_remote_api: str = Field(
@@ -69,9 +70,14 @@ class NodeSettings(BaseSettings):
         1, ge=1, le=100, description="ticks of 60 ms between two heartbeats of the store's leader"
     )
     election_tick: int = Field(
-        4, ge=2, le=1000, description="ticks without a heartbeat after which managers elect a new leader (up to twice that)"
+        4,
+        ge=2,
+        le=1000,
+        description="ticks without a heartbeat after which managers elect a new leader (up to twice that)",
     )
-    log_level: LogLevel = Field("info", description="least important lines to show: debug, info, warn, error, fatal or panic")
+    log_level: LogLevel = Field(
+        "info", description="least important lines to show: debug, info, warn, error, fatal or panic"
+    )
 
     @field_validator("join_addr", mode="before")
     @classmethod
@@ -99,7 +105,9 @@ class NodeSettings(BaseSettings):
         if self.join_token.get_secret_value() and not self.join_addr:
             raise ValueError("join_token needs join_addr: the address of a manager of that cluster")
         if self.join_addr and self.force_new_cluster:
-            raise ValueError("force_new_cluster makes a cluster of this node alone, join_addr joins another: choose one")
+            raise ValueError(
+                "force_new_cluster makes a cluster of this node alone, join_addr joins another: choose one"
+            )
         return self
 
     @property

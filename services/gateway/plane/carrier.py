@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections import deque
 
 from services.gateway.core.balance import Dice, Pool, Target
 from services.gateway.plane.loop import BOTH_ON_EDGE, GONE, READ, WRITE, Loop
@@ -48,7 +47,7 @@ class Carrier:
         self._dice = dice
         self._pools: dict[str, Pool] = {}
         self._left: list[Target] = []
-        self._dialling: deque[tuple[float, Flow, socket.socket]] = deque()
+        self._dialling: dict[Flow, float] = {}
         self._sweeping = False
         self._paused = False
 
@@ -126,21 +125,27 @@ class Carrier:
         self.flows.discard(flow)
         self.resume()
 
-    def expect(self, flow: Flow, upstream: socket.socket) -> None:
-        """Fail this attempt unless it has succeeded when the time for connecting is over."""
-        self._dialling.append((self.loop.now + CONNECT_TIMEOUT_S, flow, upstream))
+    def expect(self, flow: Flow) -> None:
+        """Fail this attempt unless ``met`` is called before the time for connecting is over."""
+        self._dialling[flow] = self.loop.now + CONNECT_TIMEOUT_S
         if not self._sweeping:
             self._sweeping = True
             self.loop.later(CONNECT_TIMEOUT_S, self._sweep)
 
+    def met(self, flow: Flow) -> None:
+        """Stop waiting for an attempt; idempotent."""
+        self._dialling.pop(flow, None)
+
     def _sweep(self) -> None:
         dialling = self._dialling
-        while dialling and dialling[0][0] <= self.loop.now:
-            _, flow, upstream = dialling.popleft()
-            flow.time_out(upstream)
-        self._sweeping = bool(dialling)
-        if dialling:
-            self.loop.later(dialling[0][0] - self.loop.now, self._sweep)
+        while dialling:
+            flow, deadline = next(iter(dialling.items()))  # all wait equally long: the first is the oldest
+            if deadline > self.loop.now:
+                self.loop.later(deadline - self.loop.now, self._sweep)
+                return
+            del dialling[flow]
+            flow.time_out()
+        self._sweeping = False
 
 
 class Port:
@@ -259,10 +264,9 @@ class Flow:
         elif events & WRITE:
             self._established(events)
 
-    def time_out(self, upstream: socket.socket) -> None:
-        """Fail the attempt over this socket if it is still under way."""
-        if self._upstream is upstream and self.client_side is None:
-            self._failed(timed_out=True)
+    def time_out(self) -> None:
+        """Fail the attempt that is under way."""
+        self._failed(timed_out=True)
 
     def abort(self) -> None:
         """End it now."""
@@ -297,12 +301,13 @@ class Flow:
         if code not in {0, errno.EINPROGRESS}:
             raise OSError(code, os.strerror(code))
         self._carrier.loop.watch(upstream.fileno(), self.on_dialled, BOTH_ON_EDGE)
-        self._carrier.expect(self, upstream)
+        self._carrier.expect(self)
 
     def _established(self, events: int) -> None:
         carrier, upstream = self._carrier, self._upstream
         assert upstream is not None, "an attempt has a socket"
         assert self._target is not None, "an attempt has a task"
+        carrier.met(self)
         self._pool.succeeded(self._target)
         self._tried = ()
         client_side = self.client_side = Side(self._client, carrier.shared, self)
@@ -327,6 +332,7 @@ class Flow:
             self._target.open -= 1
             self._target = None
         if self._upstream is not None:
+            self._carrier.met(self)
             self._carrier.loop.close_later(self._upstream)
             self._upstream = None
 

@@ -88,14 +88,13 @@ class Answered(Channel):
         self._calls_max = limits.anonymous_calls_max if self._anonymous else limits.calls_max
         self._works: dict[int, _Work] = {}
 
-    @property
-    def calls_under_way(self) -> int:
-        """How many calls (streams not counted) have not been answered yet."""
-        return sum(1 for work in self._works.values() if work.is_call)
-
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the handlers that still run, cancelled ones included."""
         return [work.task for work in self._works.values() if work.task is not None]
+
+    def call_tasks(self) -> list[asyncio.Task[None]]:
+        """Return the handlers of calls (not of streams) that still run."""
+        return [work.task for work in self._works.values() if work.task is not None and work.is_call]
 
     def start_drain(self, reason: str) -> None:
         """Ask the dialler to start nothing new here."""
@@ -169,7 +168,9 @@ class Answered(Channel):
                 await self._send_items(work, entry, entry.open(context, body))
                 self._finish(work, frames.End(work.id))
         except asyncio.CancelledError:
-            reason = DeadlineExceeded(f"{entry.name} took too long") if work.expired else Cancelled("the handler stopped")
+            reason = (
+                DeadlineExceeded(f"{entry.name} took too long") if work.expired else Cancelled("the handler stopped")
+            )
             self._finish_badly(work, reason)
             raise
         except SwarmError as error:

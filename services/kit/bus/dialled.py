@@ -100,7 +100,9 @@ class Dialled(Channel):
             yield items
 
     @asynccontextmanager
-    async def open_raw(self, name: str, body: bytes, *, meta: Meta | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def open_raw(
+        self, name: str, body: bytes, *, meta: Meta | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open a stream with an encoded body."""
         async with self._open(name, body, meta, bytes) as items:
             yield items
@@ -190,6 +192,6 @@ class Dialled(Channel):
 
 def _check_size(name: str, size: int, limits: Limits) -> None:
     if size > limits.frame_bytes_max:
-        raise ResourceExhausted(f"{name}: a message of {size} bytes is larger than the {limits.frame_bytes_max} allowed")
-
-
+        raise ResourceExhausted(
+            f"{name}: a message of {size} bytes is larger than the {limits.frame_bytes_max} allowed"
+        )

@@ -7,6 +7,7 @@ to read its own identity. What must stay true: a certificate counts only togethe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,7 +180,8 @@ def certificate_key(certificate: bytes) -> bytes:
 
 def _move_into_place(temporary: Path, final: Path) -> None:
     """Finish the swap; another process of this node may have been faster."""
-    temporary.replace(final) if temporary.exists() else None
+    with contextlib.suppress(FileNotFoundError):
+        temporary.replace(final)
 
 
 def _node_key(key: X25519PrivateKey) -> NodeKey:
@@ -267,14 +269,14 @@ def _find_way(
 
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate, *, below: int) -> bool:
     """Tell whether the issuer may sign, has ``below`` intermediates under it at most, and did sign."""
-    try:
-        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
-    if not constraints.ca or not usage.key_cert_sign:
+    extensions = {extension.oid: extension.value for extension in issuer.extensions}
+    constraints = extensions.get(ExtensionOID.BASIC_CONSTRAINTS)
+    usage = extensions.get(ExtensionOID.KEY_USAGE)
+    if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
         return False
     if constraints.path_length is not None and constraints.path_length < below:
+        return False
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
         return False
     try:
         certificate.verify_directly_issued_by(issuer)

@@ -60,7 +60,9 @@ def node_ports(text: str, *, path: str = "listen-remote-api") -> NodePorts:
     """Return the three addresses that hang on a remote API address; raises InvalidArgument."""
     host, port = parse_address(text, path=path)
     if not 0 < port <= PORT_MAX - RAFT_OFFSET:
-        raise _junk(path, text, f"needs a port from 1 to {PORT_MAX - RAFT_OFFSET}: the two ports after it are used as well")
+        raise _junk(
+            path, text, f"needs a port from 1 to {PORT_MAX - RAFT_OFFSET}: the two ports after it are used as well"
+        )
     return NodePorts(HostPort(host, port), HostPort(host, port + DOOR_OFFSET), HostPort(host, port + RAFT_OFFSET))
 
 

@@ -129,21 +129,7 @@ class Cancel(Struct, frozen=True, array_like=True, gc=False, tag=22):
     id: CallId
 
 
-Frame = (
-    Hello
-    | Welcome
-    | Goaway
-    | Ping
-    | Pong
-    | CastFrame
-    | Request
-    | Reply
-    | ErrorFrame
-    | Item
-    | End
-    | Credit
-    | Cancel
-)
+Frame = Hello | Welcome | Goaway | Ping | Pong | CastFrame | Request | Reply | ErrorFrame | Item | End | Credit | Cancel
 
 
 class Unknown(Struct, frozen=True, gc=False):

@@ -179,7 +179,9 @@ def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": source, **settings}
 
 
-_KEPT = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE"})
+_KEPT = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE"}
+)
 _KEPT_PREFIXES = ("LC_", "DOCKER_", "SWARMBUS_", "COVERAGE_")
 _DROPPED = frozenset({"SWARMBUS_JOIN_TOKEN", "SWARMBUS_UNLOCK_KEY", "SWARMBUS_SETTINGS_FILE"})
 

@@ -1,12 +1,12 @@
 """The state directory: what lies where, with which mode, and the lock that keeps a second supervisor out.
 
-    <state>/            0700
-      .lock             held by the running supervisor
-      state.json        0600   managers this node knows, and where it was reached last
-      certificates/     0755   swarm-root-ca.crt, swarm-node.crt, swarm-node.key (0600)
-      raft/             0700   the store of a manager
-      worker/           0700   the agent's tasks
-      run/              0700   sockets of the node's processes
+<state>/            0700
+  .lock             held by the running supervisor
+  state.json        0600   managers this node knows, and where it was reached last
+  certificates/     0755   swarm-root-ca.crt, swarm-node.crt, swarm-node.key (0600)
+  raft/             0700   the store of a manager
+  worker/           0700   the agent's tasks
+  run/              0700   sockets of the node's processes
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The dispatcher process: control API, control loops, scheduler, agent sessions."""

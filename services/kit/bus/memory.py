@@ -1,0 +1,310 @@
+"""The bus without sockets: for tests and the simulator. Passes the same contract suite as ``kit.bus.zmq``.
+
+All buses of a test share one ``MemoryNetwork``; a bus lives on a named host, so that the network between two hosts can be slow, cut or
+silent. Who a bus is is simply said (a ``Caller``). Frames are really encoded, and arrive in order through the event loop, never inside
+``send``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from services.kit.bus.answered import Answered
+from services.kit.bus.api import Address, Caller, Limits, LocalAddress
+from services.kit.bus.channel import Channel
+from services.kit.bus.dialled import Dialled
+from services.kit.bus.ports import format_address
+from services.kit.bus.rpc import Table
+from services.kit.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    PermissionDenied,
+    ResourceExhausted,
+    SwarmError,
+    Unauthenticated,
+    Unavailable,
+)
+from services.kit.messages.method import MANAGER
+
+PIPE_FRAMES_MAX = 1000
+FIRST_PORT = 20_000
+
+
+class MemoryNetwork:
+    """Everything that the buses of one test can reach, and what is wrong with it."""
+
+    def __init__(self) -> None:
+        self.delay_s: Callable[[str, str], float] = _no_delay
+        """How long a frame travels from one host to another; 0 on the same host."""
+        self._listeners: dict[str, MemoryListener] = {}
+        self._silent: set[frozenset[str]] = set()
+        self._pairs: set[_Pair] = set()
+        self._next_port = FIRST_PORT
+
+    def silence(self, host: str, other: str) -> None:
+        """Let frames between two hosts vanish, as a cut cable does; connections find out by their heartbeats."""
+        self._silent.add(frozenset((host, other)))
+
+    def restore(self, host: str, other: str) -> None:
+        """End the silence; frames that vanished stay lost, and so do the connections they belonged to."""
+        self._silent.discard(frozenset((host, other)))
+
+    def cut(self, host: str, other: str) -> None:
+        """Break all connections between two hosts at once, as a reset does; new ones can be made."""
+        for pair in [pair for pair in self._pairs if pair.hosts == frozenset((host, other))]:
+            pair.cut()
+
+    def is_silent(self, host: str, other: str) -> bool:
+        """Tell whether frames between two hosts vanish."""
+        return frozenset((host, other)) in self._silent
+
+
+class MemoryBus:
+    """Makes connections and listeners inside a ``MemoryNetwork`` (see ``api.Bus``)."""
+
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        identity: Caller | None = None,
+        *,
+        host: str = "",
+        limits: Limits | None = None,
+        process: str = "",
+    ) -> None:
+        self.identity = identity or Caller()
+        self.host = host
+        self.limits = limits or Limits()
+        self.process = process
+        self.network = network
+        self.broken: asyncio.Future[BaseException] | None = None
+        self._listeners: set[MemoryListener] = set()
+        self._connections: set[Dialled] = set()
+
+    def set_identity(self, identity: Caller) -> None:
+        """Be somebody else for new connections."""
+        self.identity = identity
+
+    async def failed(self) -> BaseException:
+        """Wait for a broken invariant in a handler and return it."""
+        if self.broken is None:
+            self.broken = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self.broken)
+
+    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> Dialled:
+        """Make one attempt to connect."""
+        local = isinstance(address, LocalAddress)
+        name = (
+            self._local_name(address.path)
+            if isinstance(address, LocalAddress)
+            else _remote_name(address.host, address.port)
+        )
+        await asyncio.sleep(0)
+        listener = self.network._listeners.get(name)
+        if listener is None:
+            raise Unavailable(f"nobody listens on {name}")
+        if self.network.is_silent(self.host, listener.bus.host):
+            await asyncio.sleep(timeout_s)
+            raise DeadlineExceeded(f"{name} did not answer within {timeout_s:g} s")
+        if not local and listener.bus.identity.role != MANAGER:
+            raise PermissionDenied(f"{name} is not a manager")
+        caller = (
+            Caller(addr="uid:0", process=self.process)
+            if local
+            else msgspec.structs.replace(self.identity, addr=self.host, process=self.process)
+        )
+        connection = listener.accept(self, caller, Caller() if local else listener.bus.identity)
+        self._connections.add(connection)
+        return connection
+
+    async def listen_local(self, path: str, handlers: Table, *, trusted: bool = True) -> MemoryListener:
+        """Listen on a path of this bus's host."""
+        return self._listen(self._local_name(path), path, handlers, local=True, trusted=trusted)
+
+    async def listen_remote(self, host: str, port: int, handlers: Table) -> MemoryListener:
+        """Listen on an address that all hosts reach."""
+        if not self.identity.role:
+            raise FailedPrecondition("only a node with a certificate can listen")
+        if port == 0:
+            port = self.network._next_port
+            self.network._next_port += 1
+        name = _remote_name(host, port)
+        return self._listen(name, name, handlers, local=False, trusted=False)
+
+    async def close(self) -> None:
+        """Close every connection and listener; idempotent."""
+        for listener in list(self._listeners):
+            await listener.close()
+        for connection in list(self._connections):
+            await connection.close()
+
+    def _listen(self, name: str, endpoint: str, table: Table, *, local: bool, trusted: bool) -> MemoryListener:
+        if name in self.network._listeners:
+            raise FailedPrecondition(f"somebody listens on {endpoint} already")
+        listener = MemoryListener(self, name, endpoint, table, local=local, trusted=trusted)
+        self.network._listeners[name] = listener
+        self._listeners.add(listener)
+        return listener
+
+    def _local_name(self, path: str) -> str:
+        return f"{self.host}:{path}"
+
+
+class MemoryListener:
+    """The answering side of a ``MemoryBus`` (see ``api.Listener``)."""
+
+    def __init__(self, bus: MemoryBus, name: str, endpoint: str, table: Table, *, local: bool, trusted: bool) -> None:
+        self.bus = bus
+        self.endpoint = endpoint
+        self._name = name
+        self._table = table
+        self._local = local
+        self._inside = local and trusted
+        self._revoked: set[bytes] = set()
+        self._answered: set[Answered] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def accept(self, dialler: MemoryBus, caller: Caller, server: Caller) -> Dialled:
+        """Make both ends of a connection."""
+        if caller.public_key and caller.public_key in self._revoked:
+            raise Unauthenticated("the key is revoked")
+        limits = self.bus.limits
+        anonymous = not self._local and not caller.role
+        if anonymous and sum(not end.peer.role for end in self._answered) >= limits.anonymous_peers_max:
+            raise ResourceExhausted("too many peers without a certificate")
+        pair = _Pair(self.bus.network, dialler.host, self.bus.host)
+        heartbeat_s = min(dialler.limits.heartbeat_interval_s, limits.heartbeat_interval_s)
+        connection = Dialled(pair.near, peer=server, limits=dialler.limits, heartbeat_s=heartbeat_s)
+        end = Answered(pair.far, self._table, peer=caller, limits=limits, inside=self._inside, on_broken=self._broken)
+        pair.join(connection, end)
+        connection.on_lost = lambda error: dialler._connections.discard(connection)
+        end.on_lost = lambda error: self._leave(end)
+        self._answered.add(end)
+        return connection
+
+    def revoke(self, public_key: bytes) -> None:
+        """Refuse this key from now on and cut its connections."""
+        self._revoked.add(public_key)
+        for end in [end for end in self._answered if end.peer.public_key == public_key]:
+            end.kill(Unauthenticated("the key is revoked"))
+
+    async def close(self, *, drain_s: float = 0.0) -> None:
+        """Stop accepting, let calls finish for a while, close; idempotent."""
+        self.bus.network._listeners.pop(self._name, None)
+        self.bus._listeners.discard(self)
+        await drain(self._answered, drain_s)
+        for end in list(self._answered):
+            end.kill(Unavailable("the listener was closed"))
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    def _leave(self, end: Answered) -> None:
+        self._answered.discard(end)
+        for task in end.tasks():
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    def _broken(self, error: BaseException) -> None:
+        if self.bus.broken is None:
+            self.bus.broken = asyncio.get_running_loop().create_future()
+        if not self.bus.broken.done():
+            self.bus.broken.set_result(error)
+
+
+async def drain(ends: set[Answered], drain_s: float) -> None:
+    """Ask diallers to start nothing new and wait, for a while, until no call is under way."""
+    for end in list(ends):
+        end.start_drain("the listener is closing")
+    if drain_s > 0:
+        calls = [task for end in ends for task in end.call_tasks()]
+        if calls:
+            await asyncio.wait(calls, timeout=drain_s)
+
+
+class _Pair:
+    """The two wires of one connection."""
+
+    def __init__(self, network: MemoryNetwork, near_host: str, far_host: str) -> None:
+        self.network = network
+        self.hosts = frozenset((near_host, far_host))
+        self.near = _MemoryLink(self, near_host, far_host)
+        self.far = _MemoryLink(self, far_host, near_host)
+        self.near.other, self.far.other = self.far, self.near
+
+    def join(self, connection: Dialled, end: Answered) -> None:
+        """Connect the two ends."""
+        self.near.owner, self.far.owner = connection, end
+        self.network._pairs.add(self)
+
+    def cut(self) -> None:
+        """Break the connection as a reset does."""
+        for link in (self.near, self.far):
+            link.closed = True
+            link.tell_lost(Unavailable("the connection was cut"))
+
+
+class _MemoryLink:
+    """One direction."""
+
+    def __init__(self, pair: _Pair, source: str, target: str) -> None:
+        self.other: _MemoryLink
+        self.owner: Channel
+        self.closed = False
+        self._pair = pair
+        self._source = source
+        self._target = target
+        self._pipe: deque[bytes] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._due = 0.0
+
+    def send(self, data: bytes) -> bool:
+        """Put a frame into the pipe."""
+        if self.closed:
+            return True
+        if len(self._pipe) >= PIPE_FRAMES_MAX:
+            return False
+        if self._pair.network.is_silent(self._source, self._target):
+            return True
+        self._pipe.append(data)
+        self._schedule(self._deliver)
+        return True
+
+    def close(self) -> None:
+        """Let the other end see the end of the wire after what is in the pipe."""
+        self.closed = True
+        self._pair.network._pairs.discard(self._pair)
+        if not self._pair.network.is_silent(self._source, self._target):
+            self._schedule(self._hang_up)
+
+    def tell_lost(self, error: SwarmError) -> None:
+        """Tell the owner that the wire is gone."""
+        self._pair.network._pairs.discard(self._pair)
+        self._loop.call_soon(self.owner.lose, error)
+
+    def _schedule(self, step: Callable[[], None]) -> None:
+        """Run a step when a frame sent now arrives; order is kept whatever the delays."""
+        delay_s = 0.0 if self._source == self._target else self._pair.network.delay_s(self._source, self._target)
+        if not delay_s and self._due <= self._loop.time():
+            self._loop.call_soon(step)
+            return
+        self._due = max(self._due, self._loop.time() + delay_s)
+        self._loop.call_at(self._due, step)
+
+    def _deliver(self) -> None:
+        data = self._pipe.popleft()
+        if not self.other.closed:
+            self.other.owner.feed(data)
+
+    def _hang_up(self) -> None:
+        self.other.closed = True
+        self.other.owner.lose(Unavailable("the connection was closed by the other end"))
+
+
+def _remote_name(host: str, port: int) -> str:
+    return format_address(host, port)
+
+
+def _no_delay(source: str, target: str) -> float:
+    return 0.0

@@ -1,0 +1,1 @@
+"""The name that users import: a re-export of the control client."""
