@@ -1,0 +1,98 @@
+"""supervisor.sock: answers the supervise conversation, of the children and of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from services.kit.bus.api import Bus, Context, Listener
+from services.kit.bus.rpc import Table
+from services.kit.errors import NotFound
+from services.kit.messages import supervise
+from services.kit.messages.method import Empty
+from services.kit.messages.supervise import Attach, ManagersReport, NodeReport, Order, ReadyReport, StatusReply
+from services.kit.model.objects import ManagerPeer
+from services.supervisor.core.plan import CHILDREN
+from services.supervisor.shell.board import Board
+
+
+class Life(Protocol):
+    """What the node does when it is told something."""
+
+    def child_serves(self, child: str) -> None:
+        """A child reported that it serves."""
+
+    @property
+    def ready_children(self) -> frozenset[str]:
+        """Children that serve."""
+
+    def managers_seen(self, managers: tuple[ManagerPeer, ...]) -> None:
+        """The swarm has these managers now."""
+
+    def node_seen(self, report: NodeReport) -> None:
+        """The swarm wants this of the node."""
+
+    def status(self) -> StatusReply:
+        """How the node is."""
+
+    def begin_stop(self) -> None:
+        """Somebody asks the node to stop."""
+
+
+class Front:
+    """The supervisor's socket."""
+
+    def __init__(self, board: Board, life: Life) -> None:
+        self._board = board
+        self._life = life
+        self._listener: Listener | None = None
+
+    async def open(self, bus: Bus, path: str) -> None:
+        """Listen."""
+        table = Table(trusted=True)
+        table.on_feed(supervise.ORDERS, self._orders)
+        table.on_call(supervise.READY, self._ready)
+        table.on_call(supervise.MANAGERS_SEEN, self._managers)
+        table.on_call(supervise.NODE_SEEN, self._node)
+        table.on_call(supervise.STATUS, self._status)
+        table.on_call(supervise.STOP, self._stop)
+        self._listener = await bus.listen_local(path, table)
+
+    async def close(self) -> None:
+        """Stop listening; idempotent."""
+        if self._listener is not None:
+            await self._listener.close()
+
+    async def _orders(self, context: Context, attach: Attach) -> AsyncIterator[Order]:
+        """Give a child its first facts when it may begin, then all changes."""
+        if attach.process not in CHILDREN:
+            raise NotFound(f"{attach.process!r} is not a process of a node")
+        sent = None
+        while True:
+            facts = self._board.facts_for(attach.process, self._life.ready_children)
+            if sent is not None and self._board.identity is not None and sent.identity_serial:
+                facts = self._board.facts
+            if facts is not None and facts != sent:
+                sent = facts
+                yield Order(facts=facts)
+            else:
+                await self._board.changes.wait()
+
+    async def _ready(self, context: Context, report: ReadyReport) -> Empty:
+        self._life.child_serves(report.process)
+        return Empty()
+
+    async def _managers(self, context: Context, report: ManagersReport) -> Empty:
+        self._life.managers_seen(report.managers)
+        return Empty()
+
+    async def _node(self, context: Context, report: NodeReport) -> Empty:
+        self._life.node_seen(report)
+        return Empty()
+
+    async def _status(self, context: Context, request: Empty) -> StatusReply:
+        return self._life.status()
+
+    async def _stop(self, context: Context, request: Empty) -> Empty:
+        self._life.begin_stop()
+        return Empty()
