@@ -1,1 +1,1 @@
-"""The dispatcher process: control API, control loops, scheduler, agent sessions."""
+"""The dispatcher: what the swarm does about what its users want. Acts on the leader, stands by elsewhere."""

@@ -194,6 +194,15 @@ def _container(problems: Problems, path: str, container: ContainerSpec) -> None:
     files = [secret.target.name for secret in container.secrets]
     files += [config.target.name for config in container.configs if config.target is not None]
     _unique(problems, f"{path}.secrets", "two secrets or configs have the same target file", files)
+    _references(problems, path, container)
+    if container.health_check is not None:
+        _health(problems, f"{path}.health_check", container.health_check)
+    for name, text in _templated(path, container):
+        if text.count("{{") != text.count("}}"):
+            problems.add(name, "has an unfinished template", text, "every {{ needs its }}")
+
+
+def _references(problems: Problems, path: str, container: ContainerSpec) -> None:
     for index, secret in enumerate(container.secrets):
         if not (secret.secret_id and secret.secret_name and secret.target.name):
             problems.add(f"{path}.secrets[{index}]", "needs an id, a name and a target", secret.secret_name)
@@ -202,11 +211,6 @@ def _container(problems: Problems, path: str, container: ContainerSpec) -> None:
             problems.add(
                 f"{path}.configs[{index}]", "needs an id, a name and, if any, a named target", config.config_name
             )
-    if container.health_check is not None:
-        _health(problems, f"{path}.health_check", container.health_check)
-    for name, text in _templated(path, container):
-        if text.count("{{") != text.count("}}"):
-            problems.add(name, "has an unfinished template", text, "every {{ needs its }}")
 
 
 def _templated(path: str, container: ContainerSpec) -> Iterable[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""Pure decisions of the dispatcher: planners, machines, and answers to requests."""

@@ -1,0 +1,445 @@
+"""The leader's desk: the store as it will be once everything under way has taken effect, and the writes that make it so.
+
+Planning reads the desk and puts steps on it; ``pack`` turns the steps of a pass into transactions, one operation an object however
+many loops touched it (a task is created, given ports and placed in one write). What must stay true: an object with a write under way
+is not written again until that write was absorbed or refused; every change of what the desk shows is told as an event, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import cast
+
+from services.dispatcher.core.overlay import Overlay
+from services.dispatcher.core.picture import SlotKey, Step
+from services.dispatcher.core.slots import Slots
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
+from services.kit.model.objects import Cluster, Config, Network, Node, Object, Secret, Service, SpecVersion, Task
+from services.kit.model.states import Protocol
+from services.kit.state.ports import published
+from services.kit.state.state import Event, State
+from services.kit.state.tables import TABLE_OF, TYPES, Table, name_of, with_meta
+from services.kit.state.transaction import BYTES_MAX, OPS_MAX, Action, Op, TxResult, create, remove, update
+
+Place = tuple[Table, str]
+"""Table and id of an object."""
+_OP_BYTES = 64
+"""Bytes of an operation besides its object, roughly."""
+
+
+@dataclass(slots=True)
+class _Atom:
+    """Objects that are written together or not at all."""
+
+    places: list[Place]
+    tag: object
+
+
+@dataclass(slots=True)
+class _Written:
+    """One object on the desk: what it becomes (None: removed) and what was there."""
+
+    thing: Object | None
+    before: Object | None
+    atom: _Atom
+    flight: int = 0
+    """Number of the transaction that carries it; 0 until packed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A transaction to propose. ``number`` is named again when its result comes."""
+
+    number: int
+    ops: tuple[Op, ...]
+
+
+@dataclass(slots=True)
+class _Aloft:
+    """What is known of a transaction under way."""
+
+    places: list[Place]
+    tags: list[object]
+    missing: int = 0
+    refused_at: int | None = None
+    """Version at which the store refused it; its objects wait for that version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """A transaction that is over: what its writes were for, and whether they took effect."""
+
+    tags: Sequence[object]
+    applied: bool
+    freed: Sequence[Place] = field(default=())
+    events: Sequence[Event] = field(default=())
+    """What the desk shows differently now because the writes were refused."""
+
+
+class Desk:
+    """A picture over a state (see ``Picture``), with writes laid over it."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._written: dict[Place, _Written] = {}
+        self._fresh: dict[int, _Atom] = {}
+        self._aloft: dict[int, _Aloft] = {}
+        self._flights = 0
+        self._slots = Slots()
+        self._slots.fill(state.tasks.values())
+        self._nodes = Overlay(state.nodes)
+        self._services = Overlay(state.services)
+        self._tasks = Overlay(state.tasks)
+        self._changes: dict[Table, dict[str, Object | None]] = {table: {} for table in TYPES}
+        self._changes[Table.NODE] = cast("dict[str, Object | None]", self._nodes.changes)
+        self._changes[Table.SERVICE] = cast("dict[str, Object | None]", self._services.changes)
+        self._changes[Table.TASK] = cast("dict[str, Object | None]", self._tasks.changes)
+        self._specs: dict[ServiceId, dict[int, SpecVersion | None]] = {}
+        self._by_node: dict[NodeId, dict[TaskId, Task | None]] = {}
+
+    # -- reading
+
+    @property
+    def version(self) -> int:
+        """Version of the state below."""
+        return self.state.version
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster; nothing on the desk ever changes it."""
+        return self.state.cluster
+
+    @property
+    def nodes(self) -> Mapping[NodeId, Node]:
+        """All nodes."""
+        return self._nodes
+
+    @property
+    def services(self) -> Mapping[ServiceId, Service]:
+        """All services."""
+        return self._services
+
+    @property
+    def tasks(self) -> Mapping[TaskId, Task]:
+        """All tasks."""
+        return self._tasks
+
+    @property
+    def secrets(self) -> Mapping[SecretId, Secret]:
+        """All secrets."""
+        return self.state.secrets
+
+    @property
+    def configs(self) -> Mapping[ConfigId, Config]:
+        """All configs."""
+        return self.state.configs
+
+    @property
+    def networks(self) -> Mapping[NetworkId, Network]:
+        """All networks."""
+        return self.state.networks
+
+    def spec(self, service: ServiceId, version: int) -> SpecVersion | None:
+        """The template of a service's version."""
+        changed = self._specs.get(service)
+        if changed is not None and version in changed:
+            return changed[version]
+        return self.state.spec(service, version)
+
+    def specs_of(self, service: ServiceId) -> Mapping[int, SpecVersion]:
+        """All stored templates of a service, by version."""
+        return _merged(self.state.specs_of(service), self._specs.get(service))
+
+    def service_named(self, name: str) -> Service | None:
+        """The service with this name, whatever its case."""
+        held = self.state.service_named(name)
+        return None if held is None else self._services.find(held.id)
+
+    def tasks_of_service(self, service: ServiceId) -> Mapping[TaskId, Task]:
+        """Tasks of a service, live and ended."""
+        return {task.id: task for slot in self._slots.of(service).values() for task in slot.values()}
+
+    def tasks_of_node(self, node: NodeId) -> Mapping[TaskId, Task]:
+        """Tasks that were given to a node, live and ended."""
+        return _merged(self.state.tasks_of_node(node), self._by_node.get(node))
+
+    def slots_of(self, service: ServiceId) -> Mapping[SlotKey, Mapping[TaskId, Task]]:
+        """Tasks of a service by slot, in the order of their creation."""
+        return self._slots.of(service)
+
+    def slot(self, service: ServiceId, slot: SlotKey) -> Sequence[Task]:
+        """Tasks of one slot, in the order of their creation."""
+        return tuple(self._slots.one(service, slot).values())
+
+    def port_is_taken(self, port: int, protocol: Protocol) -> bool:
+        """Tell whether any service publishes this port, or did until a write under way."""
+        if self.state.ports.taken(port, protocol):
+            return True
+        return any(
+            (held.published_port, held.protocol) == (port, protocol)
+            for service in self._services.changes.values()
+            if service is not None
+            for held in published(service)
+        )
+
+    # -- writing
+
+    @property
+    def is_clear(self) -> bool:
+        """True when nothing is under way."""
+        return not self._written
+
+    @property
+    def flights(self) -> int:
+        """Transactions under way."""
+        return len(self._aloft)
+
+    def held(self, step: Step) -> Place | None:
+        """Return an object of the step that has a write under way, or None."""
+        for thing in chain(step.puts, step.removes):
+            place = (TABLE_OF[type(thing)], thing.id)
+            written = self._written.get(place)
+            if written is not None and written.flight:
+                return place
+        return None
+
+    def take(self, step: Step, tag: object) -> list[Event]:
+        """Lay the writes of a step on the desk and return what changed. None of its objects may be held."""
+        events: list[Event] = []
+        atom = _Atom([], tag)
+        for thing in step.puts:
+            event = self._write(atom, TABLE_OF[type(thing)], thing.id, thing)
+            if event is not None:
+                events.append(event)
+        for thing in step.removes:
+            event = self._write(atom, TABLE_OF[type(thing)], thing.id, None)
+            if event is not None:
+                events.append(event)
+        if atom.places:
+            self._fresh[id(atom)] = atom
+        return events
+
+    def pack(self) -> list[Flight]:
+        """Turn everything laid down since the last call into transactions within the store's bounds."""
+        flights: list[Flight] = []
+        ops: list[Op] = []
+        size = 0
+        aloft = _Aloft([], [])
+        for atom in self._fresh.values():
+            for bunch, spent in self._ops_of(atom):
+                if ops and (len(ops) + len(bunch) > OPS_MAX or size + spent > BYTES_MAX):
+                    flights.append(self._launch(ops, aloft))
+                    ops, size, aloft = [], 0, _Aloft([], [])
+                ops += bunch
+                size += spent
+                aloft.places += atom.places
+                aloft.tags.append(atom.tag)
+        if ops:
+            flights.append(self._launch(ops, aloft))
+        self._fresh = {}
+        return flights
+
+    def absorbed(self, events: Sequence[Event]) -> tuple[list[Event], list[Landed]]:
+        """Return which changes of the state below are news to who reads the desk, and the transactions that are over by them."""
+        news: list[Event] = []
+        landed: list[Landed] = []
+        for event in events:
+            place = (event.table, event.object.id)
+            written = self._written.get(place)
+            if written is None:
+                news.append(event)
+                if event.table is Table.TASK:
+                    self._index_task(event)
+            elif written.flight and _same(written.thing, event.new):
+                self._settle(place, written, landed)
+        for number, aloft in list(self._aloft.items()):
+            if aloft.refused_at is not None and self.state.version >= aloft.refused_at:
+                landed.append(self._clear(number, aloft))
+        return news, landed
+
+    def answered(self, number: int, result: TxResult) -> list[Landed]:
+        """Take the store's result of a transaction; its objects are free once the state shows what the result was based on."""
+        aloft = self._aloft.get(number)
+        if aloft is None or result.conflict is None:
+            return []
+        aloft.refused_at = result.version
+        if self.state.version >= result.version:
+            return [self._clear(number, aloft)]
+        return []
+
+    def check(self) -> None:
+        """Assert that the indexes say what the tables say."""
+        expected = Slots()
+        expected.fill(self._tasks.values())
+        seen = {service: {slot: set(tasks) for slot, tasks in self._slots.of(service).items()} for service in self._all_services()}
+        wanted = {service: {slot: set(tasks) for slot, tasks in expected.of(service).items()} for service in self._all_services()}
+        assert seen == wanted, "the slots are out of step"
+
+    # -- inside
+
+    def _all_services(self) -> Iterator[ServiceId]:
+        yield from sorted({task.service_id for task in self._tasks.values()})
+
+    def _write(self, atom: _Atom, table: Table, object_id: str, thing: Object | None) -> Event | None:
+        place = (table, object_id)
+        written = self._written.get(place)
+        if written is None:
+            before = self.state.get(table, object_id)
+            shown = before
+            written = self._written[place] = _Written(thing, before, atom)
+            atom.places.append(place)
+        else:
+            assert not written.flight, f"{table} {object_id} has a write under way"
+            shown, written.thing = written.thing, thing
+            self._join(atom, written.atom)
+        return self._show(table, object_id, shown, thing)
+
+    def _join(self, atom: _Atom, other: _Atom) -> None:
+        """Make two atoms one: they share an object."""
+        if atom is other:
+            return
+        for place in atom.places:
+            self._written[place].atom = other
+        other.places += atom.places
+        atom.places = other.places
+        self._fresh.pop(id(atom), None)
+        # What is still to be written of the step goes to the older atom as well: both share one list of places from here on.
+
+    def _show(self, table: Table, object_id: str, old: Object | None, new: Object | None) -> Event | None:
+        """Change what the desk shows and return it as an event."""
+        if old is None and new is None:
+            return None
+        self._changes[table][object_id] = new
+        if isinstance(old, SpecVersion) or isinstance(new, SpecVersion):
+            spec = new if isinstance(new, SpecVersion) else cast("SpecVersion", old)
+            self._specs.setdefault(spec.service_id, {})[spec.version] = new if isinstance(new, SpecVersion) else None
+        event = Event(action=_action(old, new), table=table, old=old, new=new)
+        if table is Table.TASK:
+            self._index_task(event)
+            self._lay_by_node(cast("Task | None", old), cast("Task | None", new))
+        return event
+
+    def _index_task(self, event: Event) -> None:
+        old, new = cast("Task | None", event.old), cast("Task | None", event.new)
+        if old is not None and (new is None or slot_changed(old, new)):
+            self._slots.drop(old)
+        if new is not None:
+            self._slots.put(new)
+
+    def _lay_by_node(self, old: Task | None, new: Task | None) -> None:
+        if old is not None and old.node_id is not None and (new is None or new.node_id != old.node_id):
+            self._by_node.setdefault(old.node_id, {})[old.id] = None
+        if new is not None and new.node_id is not None:
+            self._by_node.setdefault(new.node_id, {})[new.id] = new
+
+    def _lift(self, place: Place, written: _Written) -> None:
+        """Take one object's change off the desk."""
+        table, object_id = place
+        del self._written[place]
+        self._changes[table].pop(object_id, None)
+        for thing in (written.before, written.thing):
+            if isinstance(thing, Task) and thing.node_id is not None:
+                laid = self._by_node.get(thing.node_id)
+                if laid is not None:
+                    laid.pop(thing.id, None)
+                    if not laid:
+                        del self._by_node[thing.node_id]
+            elif isinstance(thing, SpecVersion):
+                changed = self._specs.get(thing.service_id)
+                if changed is not None:
+                    changed.pop(thing.version, None)
+                    if not changed:
+                        del self._specs[thing.service_id]
+
+    def _settle(self, place: Place, written: _Written, landed: list[Landed]) -> None:
+        """The state below has one of our writes now."""
+        self._lift(place, written)
+        current = self.state.get(*place)
+        if isinstance(current, Task):
+            self._slots.put(current)
+        aloft = self._aloft.get(written.flight)
+        if aloft is None:
+            return
+        aloft.missing -= 1
+        if aloft.missing == 0:
+            del self._aloft[written.flight]
+            landed.append(Landed(tags=aloft.tags, applied=True, freed=aloft.places))
+
+    def _clear(self, number: int, aloft: _Aloft) -> Landed:
+        """The store refused a transaction: show again what is there."""
+        del self._aloft[number]
+        events: list[Event] = []
+        for place in aloft.places:
+            written = self._written.get(place)
+            if written is None or written.flight != number:
+                continue
+            self._lift(place, written)
+            current = self.state.get(*place)
+            if current is None and written.thing is None:
+                continue
+            event = Event(action=_action(written.thing, current), table=place[0], old=written.thing, new=current)
+            if place[0] is Table.TASK:
+                self._index_task(event)
+            events.append(event)
+        return Landed(tags=aloft.tags, applied=False, freed=aloft.places, events=events)
+
+    def _launch(self, ops: list[Op], aloft: _Aloft) -> Flight:
+        self._flights += 1
+        for place in aloft.places:
+            self._written[place].flight = self._flights
+        aloft.missing = len(aloft.places)
+        self._aloft[self._flights] = aloft
+        return Flight(number=self._flights, ops=tuple(ops))
+
+    def _ops_of(self, atom: _Atom) -> Iterator[tuple[list[Op], int]]:
+        """Yield the operations of an atom and their size; nothing when it came to nothing."""
+        ops: list[Op] = []
+        idle: list[Place] = []
+        for place in atom.places:
+            written = self._written[place]
+            if written.thing is None and written.before is None:
+                idle.append(place)
+            elif written.thing is None:
+                assert written.before is not None
+                ops.append(remove(written.before))
+            elif written.before is None:
+                ops.append(create(written.thing))
+            else:
+                ops.append(update(written.thing, base=written.before.meta.version))
+        for place in idle:
+            self._lift(place, self._written[place])
+            atom.places.remove(place)
+        assert len(ops) <= OPS_MAX, "a step is larger than a transaction"
+        if ops:
+            yield ops, sum(len(op.object) + _OP_BYTES for op in ops)
+
+
+def slot_changed(old: Task, new: Task) -> bool:
+    """Tell whether a task moved to another slot (a task of slot 0 that is given a node)."""
+    return old.slot == 0 and old.node_id != new.node_id
+
+
+def _action(old: Object | None, new: Object | None) -> Action:
+    if old is None:
+        return Action.CREATE
+    return Action.REMOVE if new is None else Action.UPDATE
+
+
+def _same(written: Object | None, stored: Object | None) -> bool:
+    """Tell whether the store has what we wrote; its bookkeeping apart."""
+    if written is None or stored is None:
+        return written is stored
+    return written == with_meta(stored, written.meta)
+
+
+def _merged(below: Mapping, changes: Mapping | None) -> Mapping:  # type: ignore[type-arg]
+    if not changes:
+        return below
+    merged = {key: thing for key, thing in below.items() if key not in changes}
+    merged.update((key, thing) for key, thing in changes.items() if thing is not None)
+    return merged
+
+
+__all__ = ["Desk", "Flight", "Landed", "Place", "name_of"]

@@ -1,0 +1,1 @@
+"""Sockets, timers and proposals of the dispatcher; decides nothing."""
