@@ -196,7 +196,7 @@ class TaskdClient:
                     await asyncio.sleep(_RETRY_S)
 
     async def _open(self) -> bool:
-        """Connect to a taskd of our build; False when nobody listens, or after telling an older one to become ours."""
+        """Connect to a taskd of our build; False when nobody listens. An older one is told to become ours."""
         try:
             reader, writer = await asyncio.open_unix_connection(self._socket)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -213,8 +213,10 @@ class TaskdClient:
             await self._ask("reexec", executable=sys.executable, main=str(MAIN_FILE))
         except _LineLost:
             self._log.warning("taskd-lost", operation="version")
+            return False
+        # Its successor, the same process, finds us waiting at the socket that it inherits.
         self._drop()
-        return False
+        return await self._open()
 
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         unpacker = Unpacker()
@@ -312,7 +314,12 @@ async def _first_byte(descriptor: int) -> bytes:
     """Read one byte from a pipe; nothing when its other end is closed."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, lambda: readable.done() or readable.set_result(None))
+
+    def on_readable() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(descriptor, on_readable)
     try:
         await readable
     finally:

@@ -25,12 +25,17 @@ _DEFAULT_SIGNALS = tuple(
 )
 
 
+def find_setpriv() -> str | None:
+    """Return the program that changes user and gives up rights, where the node has it."""
+    return next((path for path in _SETPRIV if os.access(path, os.X_OK)), None)
+
+
 class Launcher:
     """Starts tasks with the open-file limit and the out-of-memory score that taskd itself was started with."""
 
     def __init__(self) -> None:
         self._files_soft, files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._setpriv = next((path for path in _SETPRIV if os.access(path, os.X_OK)), _SETPRIV[0])
+        self._setpriv = find_setpriv() or _SETPRIV[0]
         # Five descriptors a task: taskd needs all it may have.
         resource.setrlimit(resource.RLIMIT_NOFILE, (files_hard, files_hard))
 
