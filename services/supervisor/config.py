@@ -45,7 +45,7 @@ class NodeSettings(BaseSettings):
     )
     hostname: str = Field("", description="name of this node in listings; the machine's host name when not given")
     listen_remote_api: str = Field(
-        "0.0.0.0:4242",  # noqa: S104 - the documented default, as SwarmKit's
+        "0.0.0.0:4242",
         description="host:port of the remote API; the two ports above it serve joining nodes and the managers' store",
     )
     advertise_remote_api: str = Field(

@@ -43,6 +43,6 @@ _BY_ERROR: tuple[tuple[type[SwarmError], ExitCode], ...] = (
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """Return the code for what ended a process; what nobody expected is a crash, which is restarted."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
         return ExitCode.DISK_FULL
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), ExitCode.CRASH)

@@ -74,7 +74,7 @@ def problems_of(error: ValidationError) -> tuple[Problem, ...]:
         Problem(
             path=".".join(str(part) for part in item["loc"]) or "settings",
             reason=item["msg"].removeprefix("Value error, "),
-            value="" if item["type"] == "missing" else str(item["input"])[:_SHOWN_MAX],
+            value=str(item["input"])[:_SHOWN_MAX] if isinstance(item["input"], str | int | float) else "",
         )
         for item in error.errors(include_url=False)
     )

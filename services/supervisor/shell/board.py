@@ -78,9 +78,7 @@ class Board:
         identity = self.identity
         managers = self.managers
         if identity is not None and self.role is Role.MANAGER:
-            me = ManagerPeer(
-                node_id=NodeId(identity.node_id), addr=self._remote_addr, certificate=identity.certificate
-            )
+            me = ManagerPeer(node_id=NodeId(identity.node_id), addr=self._remote_addr, certificate=identity.certificate)
             managers = (*(peer for peer in managers if peer.node_id != me.node_id), me)
         return Facts(
             node_id=NodeId(identity.node_id if identity else ""),

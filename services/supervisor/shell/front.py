@@ -10,7 +10,7 @@ from services.kit.bus.rpc import Table
 from services.kit.errors import NotFound
 from services.kit.messages import supervise
 from services.kit.messages.method import Empty
-from services.kit.messages.supervise import Attach, ManagersReport, NodeReport, Order, ReadyReport, StatusReply
+from services.kit.messages.supervise import Attach, Facts, ManagersReport, NodeReport, Order, ReadyReport, StatusReply
 from services.kit.model.objects import ManagerPeer
 from services.supervisor.core.plan import CHILDREN
 from services.supervisor.shell.board import Board
@@ -67,11 +67,10 @@ class Front:
         """Give a child its first facts when it may begin, then all changes."""
         if attach.process not in CHILDREN:
             raise NotFound(f"{attach.process!r} is not a process of a node")
-        sent = None
+        sent: Facts | None = None
         while True:
-            facts = self._board.facts_for(attach.process, self._life.ready_children)
-            if sent is not None and self._board.identity is not None and sent.identity_serial:
-                facts = self._board.facts
+            begun = sent is not None and sent.identity_serial > 0
+            facts = self._board.facts if begun else self._board.facts_for(attach.process, self._life.ready_children)
             if facts is not None and facts != sent:
                 sent = facts
                 yield Order(facts=facts)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from services.kit.errors import FailedPrecondition
@@ -51,7 +52,8 @@ class Layout:
         self._lock.release()
 
     def withdraw(self) -> None:
-        """Undo ``claim`` for a node that never came to be: what is still empty goes, everything else stays."""
+        """Undo ``claim`` for a node that never came to be: what is still empty goes, what was there before stays."""
+        shutil.rmtree(self.run_dir, ignore_errors=True)
         for name, _ in DIRECTORIES:
             _remove_empty(self.state_dir / name)
         if self._made and {path.name for path in self.state_dir.iterdir()} == {".lock"}:

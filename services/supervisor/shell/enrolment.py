@@ -1,0 +1,150 @@
+"""Getting and keeping the node's identity: loaded, made by our own ca, or asked of a cluster's manager with a join token.
+
+Used by the node. Nothing is written before it is known to be good: a join that fails leaves the certificates directory as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from services.kit.bus.api import Bus, LocalAddress, RemoteAddress
+from services.kit.bus.door import knock
+from services.kit.bus.identity import (
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    ROOTS_FILE,
+    Identity,
+    NodeKey,
+    load_identity,
+    new_key,
+    save_node,
+    save_roots,
+)
+from services.kit.bus.ports import node_ports, parse_address
+from services.kit.errors import DeadlineExceeded, SwarmError, Unauthenticated, Unavailable
+from services.kit.messages import identity as messages
+from services.kit.messages.identity import DoorReply, Issued
+from services.kit.model.ids import ClusterId, NodeId
+from services.kit.model.objects import ManagerPeer
+from services.kit.model.states import Availability
+from services.kit.model.tokens import parse_token, root_digest
+from services.kit.runtime.ids import IdSource
+from services.kit.runtime.log import Log
+from services.supervisor.core.identity import Found
+
+ATTEMPTS_MAX = 8
+BACK_OFF_FIRST_S = 0.1
+BACK_OFF_MAX_S = 3.0
+"""About ten seconds of attempts, as SwarmKit's joiners make."""
+ROOT_KEY_FILE = "swarm-root-ca.key"
+
+
+class Enrolment:
+    """The identity of one node, and how it was come by."""
+
+    def __init__(self, directory: Path, bus: Bus, *, ids: IdSource, rng: random.Random) -> None:
+        self._directory = directory
+        self._bus = bus
+        self._ids = ids
+        self._rng = rng
+        self._log = Log("enrolment")
+
+    def found(self, *, has_store: bool) -> Found:
+        """Look at the files; a certificate whose swap was cut short counts as there."""
+        roots = self._read(ROOTS_FILE)
+        key = self._has(KEY_FILE)
+        return Found(
+            root_certificate=bool(roots),
+            root_key=self._has(ROOT_KEY_FILE),
+            node_certificate=self._has(CERTIFICATE_FILE) or (key and self._has(f".{CERTIFICATE_FILE}")),
+            node_key=key,
+            store=has_store,
+            root_digest=root_digest(roots) if roots else "",
+        )
+
+    def load(self) -> Identity:
+        """Return the identity on disk; raises DataLoss when it is damaged."""
+        return load_identity(self._directory)
+
+    async def bootstrap(self, ca_socket: str) -> Identity:
+        """Have our own ca make a cluster and certify this node as its first manager."""
+        key = new_key()
+        connection = await self._bus.dial(LocalAddress(path=ca_socket))
+        try:
+            issued = await connection.call(
+                messages.BOOTSTRAP,
+                messages.Bootstrap(
+                    public_key=key.public,
+                    node_id=NodeId(self._ids.new("node")),
+                    cluster_id=ClusterId(self._ids.new("cluster")),
+                ),
+            )
+        finally:
+            await connection.close()
+        return self._keep(key, issued, issued.roots)
+
+    async def join(
+        self, *, token: str, addresses: tuple[str, ...], availability: Availability, remote_addr: str
+    ) -> tuple[Identity, tuple[ManagerPeer, ...]]:
+        """Join the cluster behind these addresses; returns the identity and the managers there are.
+
+        Raises Unauthenticated when the root does not match the token, InvalidArgument when the token is not (any more) valid,
+        Unavailable when nobody answers for a while.
+        """
+        parsed = parse_token(token)
+        key = new_key()
+        request = messages.IssueRequest(
+            token=str(parsed), availability=availability, request_id=self._ids.new("request"), remote_addr=remote_addr
+        )
+        delay_s = BACK_OFF_FIRST_S
+        problem: SwarmError = Unavailable("nobody was asked")
+        for attempt in range(ATTEMPTS_MAX):
+            for address in addresses:
+                try:
+                    door = await knock(self._bus, node_ports(address).door)
+                    if root_digest(door.roots) != parsed.digest:
+                        raise Unauthenticated(
+                            f"the root certificate at {address} is not the one of the join token: it is another cluster, "
+                            "its root was rotated, or somebody is in the middle"
+                        )
+                    issued = await self._ask_to_join(door, key, request)
+                except (Unavailable, DeadlineExceeded) as error:
+                    problem = error
+                    self._log.info("manager does not answer", addr=address, attempt=attempt + 1, cause=str(error))
+                else:
+                    return self._keep(key, issued, door.roots), door.managers
+            await asyncio.sleep(delay_s * (0.5 + self._rng.random() / 2))
+            delay_s = min(delay_s * 2, BACK_OFF_MAX_S)
+        raise Unavailable(f"no manager answers at {', '.join(addresses)}: {problem}")
+
+    async def _ask_to_join(self, door: DoorReply, key: NodeKey, request: messages.IssueRequest) -> Issued:
+        """Ask the managers behind the door in turn; what one of them refuses is refused."""
+        self._bus.set_identity(Identity.joining(door.roots, key))
+        problem: SwarmError = Unavailable("the join door names no manager")
+        for peer in door.managers:
+            host, port = parse_address(peer.addr)
+            try:
+                connection = await self._bus.dial(RemoteAddress(host=host, port=port, certificate=peer.certificate))
+                try:
+                    return await connection.call(messages.ISSUE, request)
+                finally:
+                    await connection.close()
+            except (Unavailable, DeadlineExceeded) as error:
+                problem = error
+        raise problem
+
+    def _keep(self, key: NodeKey, issued: Issued, roots: bytes) -> Identity:
+        """Check the answer before anything is written."""
+        identity = Identity(key, issued.certificate, roots)
+        save_roots(self._directory, roots)
+        save_node(self._directory, key, issued.certificate)
+        return identity
+
+    def _has(self, name: str) -> bool:
+        return (self._directory / name).exists()
+
+    def _read(self, name: str) -> bytes:
+        path = self._directory / name
+        return path.read_bytes() if path.exists() else b""

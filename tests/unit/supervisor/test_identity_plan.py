@@ -1,0 +1,71 @@
+"""Where a node's identity comes from, by what lies in its state directory: used, finished or refused, never replaced."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from services.supervisor.core.identity import Bootstrap, Found, IdentityPlan, Join, Load, Refuse, plan_identity
+
+WHOLE = Found(root_certificate=True, node_certificate=True, node_key=True, root_digest="ours")
+
+
+def plan(found: Found, token_digest: str = "") -> IdentityPlan:
+    return plan_identity(found, token_digest=token_digest)
+
+
+def test_an_empty_directory_makes_a_cluster_or_joins_one() -> None:
+    assert plan(Found()) == Bootstrap()
+    assert plan(Found(), "ours") == Join()
+
+
+def test_an_identity_is_used_with_or_without_the_token_of_its_cluster() -> None:
+    assert plan(WHOLE) == plan(WHOLE, "ours") == Load()
+
+
+def test_the_token_of_another_cluster_is_refused() -> None:
+    refusal = plan(WHOLE, "theirs")
+    assert isinstance(refusal, Refuse)
+    assert "another cluster" in refusal.reason
+
+
+def test_a_bootstrap_that_was_cut_short_is_taken_up_again() -> None:
+    assert plan(Found(root_key=True)) == Bootstrap()
+    assert plan(Found(root_key=True, root_certificate=True, root_digest="ours")) == Bootstrap()
+
+
+def test_a_join_that_was_cut_short_is_taken_up_again_with_its_token_only() -> None:
+    half = Found(root_certificate=True, root_digest="ours")
+    assert plan(half, "ours") == Join()
+    assert isinstance(plan(half), Refuse)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Found(root_certificate=True, node_certificate=True, root_digest="ours"),
+        Found(node_certificate=True, node_key=True),
+        Found(store=True),
+        Found(root_certificate=True, root_key=True, store=True, root_digest="ours"),
+    ],
+)
+def test_a_directory_with_a_part_missing_is_refused(found: Found) -> None:
+    refusal = plan(found)
+    assert isinstance(refusal, Refuse)
+    assert "missing" in refusal.reason or "without" in refusal.reason
+
+
+def test_a_store_never_gets_a_new_identity() -> None:
+    for flags in product((False, True), repeat=4):
+        root, root_key, certificate, key = flags
+        found = Found(
+            root_certificate=root,
+            root_key=root_key,
+            node_certificate=certificate,
+            node_key=key,
+            store=True,
+            root_digest="ours" if root else "",
+        )
+        for token in ("", "ours", "theirs"):
+            assert isinstance(plan(found, token), Load | Refuse)
