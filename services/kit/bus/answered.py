@@ -236,3 +236,13 @@ class Answered(Channel):
     def _check_size(self, name: str, body: bytes) -> None:
         if len(body) + frames.HEADER_BYTES_MAX > self.limits.frame_bytes_max:
             raise ResourceExhausted(f"{name}: an answer of {len(body)} bytes does not fit a frame")
+
+
+async def drain(ends: set[Answered], drain_s: float) -> None:
+    """Ask diallers to start nothing new and wait, for a while, until no call is under way."""
+    for end in list(ends):
+        end.start_drain("the listener is closing")
+    if drain_s > 0:
+        calls = [task for end in ends for task in end.call_tasks()]
+        if calls:
+            await asyncio.wait(calls, timeout=drain_s)

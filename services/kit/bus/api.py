@@ -124,7 +124,7 @@ class Connection(Protocol):
 
     @property
     def lost(self) -> SwarmError | None:
-        """Why the connection is gone, or None while it lives."""
+        """Why nothing new can be asked here (it is gone, or the peer is about to go), or None."""
 
     async def call(
         self,
@@ -145,7 +145,7 @@ class Connection(Protocol):
         """Send a one-way message; False when it was dropped at the bound."""
 
     async def call_raw(self, name: str, body: bytes, *, timeout_s: float | None, meta: Meta | None = None) -> bytes:
-        """Ask with an encoded body (proxies)."""
+        """Ask with an encoded body (proxies); ``timeout_s=None`` sets no deadline."""
 
     def open_raw(
         self, name: str, body: bytes, *, meta: Meta | None = None
@@ -153,7 +153,7 @@ class Connection(Protocol):
         """Open a stream with an encoded body (proxies)."""
 
     async def wait_lost(self) -> SwarmError:
-        """Wait until the connection is gone and return why."""
+        """Wait until nothing new can be asked here and return why."""
 
     async def close(self) -> None:
         """Say goodbye and release everything; idempotent."""
@@ -204,6 +204,9 @@ class Bus(Protocol):
 
     async def listen_remote(self, host: str, port: int, handlers: Handlers) -> Listener:
         """Listen on TCP under CURVE with this process's identity; port 0 picks one."""
+
+    async def failed(self) -> BaseException:
+        """Wait for a broken invariant (``AssertionError``) in a handler and return it: the process must end."""
 
     async def close(self) -> None:
         """Close every connection and listener; idempotent."""

@@ -14,7 +14,6 @@ from services.kit.bus.credit import Inbox
 from services.kit.errors import (
     DeadlineExceeded,
     Details,
-    InvalidArgument,
     ResourceExhausted,
     SwarmError,
     Unavailable,

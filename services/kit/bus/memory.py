@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from services.kit.bus.answered import Answered
-from services.kit.bus.api import Address, Caller, Limits, LocalAddress
+from services.kit.bus.answered import Answered, drain
+from services.kit.bus.api import Address, Caller, Handlers, Limits, LocalAddress
 from services.kit.bus.channel import Channel
 from services.kit.bus.dialled import Dialled
 from services.kit.bus.ports import format_address
@@ -120,11 +120,11 @@ class MemoryBus:
         self._connections.add(connection)
         return connection
 
-    async def listen_local(self, path: str, handlers: Table, *, trusted: bool = True) -> MemoryListener:
+    async def listen_local(self, path: str, handlers: Handlers, *, trusted: bool = True) -> MemoryListener:
         """Listen on a path of this bus's host."""
         return self._listen(self._local_name(path), path, handlers, local=True, trusted=trusted)
 
-    async def listen_remote(self, host: str, port: int, handlers: Table) -> MemoryListener:
+    async def listen_remote(self, host: str, port: int, handlers: Handlers) -> MemoryListener:
         """Listen on an address that all hosts reach."""
         if not self.identity.role:
             raise FailedPrecondition("only a node with a certificate can listen")
@@ -141,10 +141,11 @@ class MemoryBus:
         for connection in list(self._connections):
             await connection.close()
 
-    def _listen(self, name: str, endpoint: str, table: Table, *, local: bool, trusted: bool) -> MemoryListener:
+    def _listen(self, name: str, endpoint: str, handlers: Handlers, *, local: bool, trusted: bool) -> MemoryListener:
         if name in self.network._listeners:
             raise FailedPrecondition(f"somebody listens on {endpoint} already")
-        listener = MemoryListener(self, name, endpoint, table, local=local, trusted=trusted)
+        assert isinstance(handlers, Table), "handlers are kept in a Table"
+        listener = MemoryListener(self, name, endpoint, handlers, local=local, trusted=trusted)
         self.network._listeners[name] = listener
         self._listeners.add(listener)
         return listener
@@ -213,16 +214,6 @@ class MemoryListener:
             self.bus.broken.set_result(error)
 
 
-async def drain(ends: set[Answered], drain_s: float) -> None:
-    """Ask diallers to start nothing new and wait, for a while, until no call is under way."""
-    for end in list(ends):
-        end.start_drain("the listener is closing")
-    if drain_s > 0:
-        calls = [task for end in ends for task in end.call_tasks()]
-        if calls:
-            await asyncio.wait(calls, timeout=drain_s)
-
-
 class _Pair:
     """The two wires of one connection."""
 
@@ -240,13 +231,17 @@ class _Pair:
 
     def cut(self) -> None:
         """Break the connection as a reset does."""
+        self.forget()
         for link in (self.near, self.far):
-            link.closed = True
             link.tell_lost(Unavailable("the connection was cut"))
+
+    def forget(self) -> None:
+        """Take the connection off the network."""
+        self.network._pairs.discard(self)
 
 
 class _MemoryLink:
-    """One direction."""
+    """One direction: a pipe whose frames arrive in order, each after its delay."""
 
     def __init__(self, pair: _Pair, source: str, target: str) -> None:
         self.other: _MemoryLink
@@ -255,9 +250,10 @@ class _MemoryLink:
         self._pair = pair
         self._source = source
         self._target = target
-        self._pipe: deque[bytes] = deque()
+        self._pipe: deque[tuple[float, bytes | None]] = deque()
+        """What travels, with the time of its arrival; None is the end of the wire."""
         self._loop = asyncio.get_running_loop()
-        self._due = 0.0
+        self._pumping = False
 
     def send(self, data: bytes) -> bool:
         """Put a frame into the pipe."""
@@ -265,41 +261,60 @@ class _MemoryLink:
             return True
         if len(self._pipe) >= PIPE_FRAMES_MAX:
             return False
-        if self._pair.network.is_silent(self._source, self._target):
-            return True
-        self._pipe.append(data)
-        self._schedule(self._deliver)
+        self._put(data)
         return True
 
     def close(self) -> None:
         """Let the other end see the end of the wire after what is in the pipe."""
-        self.closed = True
-        self._pair.network._pairs.discard(self._pair)
-        if not self._pair.network.is_silent(self._source, self._target):
-            self._schedule(self._hang_up)
+        if not self.closed:
+            self.closed = True
+            self._pair.forget()
+            self._put(None)
 
     def tell_lost(self, error: SwarmError) -> None:
         """Tell the owner that the wire is gone."""
-        self._pair.network._pairs.discard(self._pair)
+        self.closed = True
         self._loop.call_soon(self.owner.lose, error)
 
-    def _schedule(self, step: Callable[[], None]) -> None:
-        """Run a step when a frame sent now arrives; order is kept whatever the delays."""
-        delay_s = 0.0 if self._source == self._target else self._pair.network.delay_s(self._source, self._target)
-        if not delay_s and self._due <= self._loop.time():
-            self._loop.call_soon(step)
+    def _put(self, data: bytes | None) -> None:
+        network = self._pair.network
+        if network.is_silent(self._source, self._target):
             return
-        self._due = max(self._due, self._loop.time() + delay_s)
-        self._loop.call_at(self._due, step)
+        delay_s = 0.0 if self._source == self._target else network.delay_s(self._source, self._target)
+        due = self._loop.time() + delay_s
+        if self._pipe:
+            due = max(due, self._pipe[-1][0])
+        self._pipe.append((due, data))
+        if not self._pumping:
+            self._pumping = True
+            self._schedule(due)
 
-    def _deliver(self) -> None:
-        data = self._pipe.popleft()
-        if not self.other.closed:
+    def _schedule(self, due: float) -> None:
+        if due <= self._loop.time():
+            self._loop.call_soon(self._pump)
+        else:
+            self._loop.call_at(due, self._pump)
+
+    def _pump(self) -> None:
+        now = self._loop.time()
+        for _ in range(len(self._pipe)):
+            due, data = self._pipe[0]
+            if due > now:
+                break
+            self._pipe.popleft()
+            if not self.other.closed:
+                self._arrive(data)
+        if self._pipe:
+            self._schedule(self._pipe[0][0])
+        else:
+            self._pumping = False
+
+    def _arrive(self, data: bytes | None) -> None:
+        if data is None:
+            self.other.closed = True
+            self.other.owner.lose(Unavailable("the connection was closed by the other end"))
+        else:
             self.other.owner.feed(data)
-
-    def _hang_up(self) -> None:
-        self.other.closed = True
-        self.other.owner.lose(Unavailable("the connection was closed by the other end"))
 
 
 def _remote_name(host: str, port: int) -> str:

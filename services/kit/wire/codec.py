@@ -41,20 +41,22 @@ def decode(kind: type[StructT], data: bytes) -> StructT:
     if len(data) > BYTES_MAX:
         raise _refusal(kind.__name__, f"has {len(data)} bytes, more than the {BYTES_MAX} allowed")
     try:
-        return _decoder(kind).decode(data)
+        value: StructT = _decoder(kind).decode(data)
     except _REFUSED as error:
         raise _explained(kind.__name__, error) from None
+    return value
 
 
 def decode_frame(data: bytes) -> frames.Frame | frames.Unknown:
     """Return the frame in the bytes, or raise InvalidArgument; a frame of an unknown kind is not an error."""
     try:
-        return _frame_decoder.decode(data)
+        frame: frames.Frame = _frame_decoder.decode(data)
     except _REFUSED as error:
         unknown = _unknown(data)
         if unknown is None:
             raise _explained("frame", error) from None
         return unknown
+    return frame
 
 
 @cache
