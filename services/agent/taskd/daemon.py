@@ -28,7 +28,6 @@ from services.agent.taskd.task import Host, Task
 from services.agent.taskd.wire import BUSY, FAILED, INVALID, LIST_MAX, NOT_FOUND, PROTOCOL
 
 IDLE_EXIT_S = 60.0
-_OOM_SCORE = -900
 
 
 class Settings(NamedTuple):
@@ -59,8 +58,6 @@ def main(argv: list[str]) -> int:
         log("info", "another-one-runs", tasks_dir=settings.tasks_dir)
         return 0
     become_subreaper()
-    with suppress(OSError):
-        _write_text("/proc/self/oom_score_adj", str(_OOM_SCORE))
     daemon = Daemon(settings, argv, lock, inherited)
     if settings.ready_fd >= 0:
         os.write(settings.ready_fd, b"1")
@@ -94,7 +91,8 @@ class Daemon:
         # Named for the directory, so that several nodes can share a machine and a successor finds the same groups.
         name = f"swarmbus-{binascii.crc32(os.path.realpath(settings.tasks_dir).encode()):08x}"
         self._cgroups = Cgroups.detect(name, _mounts())
-        self._host = Host(self._loop, self._cgroups, Launcher(), log)
+        self._launcher = Launcher(_part(inherited, "launcher"))
+        self._host = Host(self._loop, self._cgroups, self._launcher, log)
         listener = socket.socket(fileno=_inherit(inherited["listener"])) if inherited else Server.bind(settings.socket)
         self._server = Server(self._loop, listener, self._on_request, self._consider_end)
         self._loop.on_signal(signal.SIGTERM, self._on_terminate)
@@ -119,8 +117,7 @@ class Daemon:
             "quit_when_empty": self._on_quit_when_empty,
             "stop_all": self._stop_all,
         }
-        tasks = inherited.get("tasks")
-        self._load(tasks if isinstance(tasks, dict) else {})
+        self._load(_part(inherited, "tasks"))
         self._on_children()
         log("info", "ready", tasks=len(self._tasks), living=self._living(), resumed=bool(inherited))
 
@@ -327,8 +324,7 @@ class Daemon:
             try:
                 with open(f"{directory}/spec.json") as file:
                     spec = spec_from_json(read_object(file.read()))
-                handed = inherited.get(name)
-                task = Task.load(self._host, directory, spec, handed if isinstance(handed, dict) else None)
+                task = Task.load(self._host, directory, spec, _part(inherited, name))
             except FileNotFoundError:
                 # The start got no further than the directory, and a spec is written before anything else is made.
                 Task(self._host, directory, spec_from_json({"id": name, "command": ["-"]})).delete()
@@ -351,6 +347,7 @@ class Daemon:
         state = {
             "lock": self._lock,
             "listener": self._server.listener.fileno(),
+            "launcher": self._launcher.hand_over(),
             "tasks": {task_id: task.hand_over() for task_id, task in self._tasks.items() if not task.ended},
         }
         os.set_inheritable(self._lock, True)
@@ -407,6 +404,12 @@ def _inherit(descriptor: object) -> int:
     return number
 
 
+def _part(inherited: Json, name: str) -> Json:
+    """Return one part of what was handed over; empty when there is none."""
+    part = inherited.get(name)
+    return part if isinstance(part, dict) else {}
+
+
 def _mounts() -> tuple[Mount, ...]:
     with open("/proc/self/mountinfo") as mounts, open("/proc/self/cgroup") as membership:
         return read_mounts(mounts.read(), membership.read())
@@ -424,8 +427,3 @@ def _seconds(request: Json, name: str) -> float:
     if not isinstance(value, int | float) or not 0 <= value < 1e9:
         raise BadRecord(f"{name} is not a number of seconds")
     return float(value)
-
-
-def _write_text(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from contextlib import suppress
 
 from services.agent.taskd.processes import TASK_ID_VARIABLE
-from services.agent.taskd.records import TaskSpec
+from services.agent.taskd.records import Json, TaskSpec
 
 SHELL = "/bin/sh"
 _SETPRIV = ("/usr/bin/setpriv", "/bin/setpriv")
 LAUNCH_FAILED = 125
 """Exit code of a task that could not be brought to its command; its standard error says why."""
 
+_OOM_SCORE_FILE = "/proc/self/oom_score_adj"
+_OOM_SCORE = -900
 _DEFAULT_SIGNALS = tuple(
     number
     for number in sorted(signal.valid_signals())
@@ -31,13 +34,24 @@ def find_setpriv() -> str | None:
 
 
 class Launcher:
-    """Starts tasks with the open-file limit and the out-of-memory score that taskd itself was started with."""
+    """Starts tasks. taskd takes all descriptors it may have and hides from the out-of-memory killer; its tasks do neither.
 
-    def __init__(self) -> None:
-        self._files_soft, files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ``inherited`` is what ``hand_over`` of the same process returned before it became this program: by then the limits were changed.
+    """
+
+    def __init__(self, inherited: Json) -> None:
+        files_soft, files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files_soft = int(str(inherited.get("files_soft", files_soft)))
+        self._oom_score = int(str(inherited.get("oom_score", _read_oom_score())))
         self._setpriv = find_setpriv() or _SETPRIV[0]
-        # Five descriptors a task: taskd needs all it may have.
         resource.setrlimit(resource.RLIMIT_NOFILE, (files_hard, files_hard))
+        # Only root may; without it the kernel chooses among taskd and its tasks by their size, and taskd is small.
+        with suppress(OSError), open(_OOM_SCORE_FILE, "w") as file:
+            file.write(str(_OOM_SCORE))
+
+    def hand_over(self) -> Json:
+        """Return what a successor cannot read from the process any more."""
+        return {"files_soft": self._files_soft, "oom_score": self._oom_score}
 
     def start(self, spec: TaskSpec, groups: tuple[str, ...], stdout: str, stderr: str, *, rlimits: bool) -> int:
         """Start the task in its own session and return its pid; raises OSError. ``rlimits``: limit memory by process, not by group."""
@@ -62,7 +76,9 @@ class Launcher:
 
     def _script(self, spec: TaskSpec, groups: tuple[str, ...], *, rlimits: bool) -> tuple[str, list[str]]:
         steps: list[tuple[str, str]] = [('echo 0 >"$1/cgroup.procs"', group) for group in groups]
-        steps.append(('echo "$1" >/proc/self/oom_score_adj', str(spec.oom_score_adj)))
+        oom_score = spec.oom_score_adj or self._oom_score
+        if oom_score != _read_oom_score():
+            steps.append((f'echo "$1" >{_OOM_SCORE_FILE}', str(oom_score)))
         if self._files_soft != resource.RLIM_INFINITY:
             steps.append(('ulimit -S -n "$1"', str(self._files_soft)))
         if rlimits and spec.memory_bytes:
@@ -81,3 +97,8 @@ class Launcher:
         if spec.no_new_privileges:
             options.append("--no-new-privs")
         return (self._setpriv, *options, "--") if options else ()
+
+
+def _read_oom_score() -> int:
+    with open(_OOM_SCORE_FILE) as file:
+        return int(file.read())

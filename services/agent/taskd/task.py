@@ -150,7 +150,7 @@ class Task:
         )
 
     @classmethod
-    def load(cls, host: Host, directory: str, spec: TaskSpec, inherited: Json | None) -> Task | None:
+    def load(cls, host: Host, directory: str, spec: TaskSpec, inherited: Json) -> Task | None:
         """Take over what a directory tells of; None when the task never got as far as to be reported.
 
         ``inherited`` is what ``hand_over`` of the same process returned before it became this program.
@@ -181,7 +181,7 @@ class Task:
                 os.set_inheritable(descriptor, True)
         return {**descriptors, "kill_at": self.kill_at, "child": self._is_child}
 
-    def _take_over(self, inherited: Json | None, *, same_boot: bool) -> None:
+    def _take_over(self, inherited: Json, *, same_boot: bool) -> None:
         pipes = {stream: int(str(inherited[str(stream)])) for stream, _ in _PIPES} if inherited else {}
         self._open_output(pipes)
         pidfd = int(str(inherited["pidfd"])) if inherited else -1
