@@ -101,89 +101,87 @@ class Convergence:
 
     def progress(self) -> Progress:
         """Return how far the service has come."""
-        groups = self._slots()
-        slots = tuple(self._slot_progress(groups[key]) for key in sorted(groups))
-        done, desired = self._count(slots, groups)
-        stage, message = self._stage(slots, groups, done, desired)
+        groups = self._groups()
+        heads = tuple(group[0] for group in groups)
+        done, desired = self._count(heads)
+        stage, message = self._stage(heads, done, desired)
         return Progress(
             service_id=self._service.id,
             name=self._service.spec.annotations.name,
             stage=stage,
             done=done,
             desired=desired,
-            slots=slots,
+            slots=tuple(self._slot(group) for group in groups),
             message=message,
         )
 
-    def _slots(self) -> dict[tuple[int, str], list[Task]]:
-        """Group the tasks that matter by slot, newest first; a slot of only unwanted old tasks is left out."""
-        groups: dict[tuple[int, str], list[Task]] = {}
-        job = isinstance(self._service.spec.mode, ReplicatedJob | GlobalJob)
+    def _groups(self) -> tuple[tuple[Task, ...], ...]:
+        """Return the tasks by slot, the one that stands for its slot first; slots of unwanted old tasks are left out."""
+        by_slot: dict[tuple[int, str], list[Task]] = {}
         iteration = 0 if self._service.job_status is None else self._service.job_status.iteration
         for task in self._tasks.values():
-            if job and task.job_iteration != iteration:
-                continue
-            key = (task.slot, "" if task.slot else task.node_id or "")
-            groups.setdefault(key, []).append(task)
-        for tasks in groups.values():
-            tasks.sort(key=lambda task: (self._current(task), task.meta.created_at, task.id), reverse=True)
-            tasks.sort(key=_wanted, reverse=True)
-        return {key: tasks for key, tasks in groups.items() if job or _wanted(tasks[0]) or self._ended(tasks[0])}
+            if not self._job or task.job_iteration == iteration:
+                key = (task.slot, "" if task.slot else task.node_id or task.id)
+                by_slot.setdefault(key, []).append(task)
+        ordered = (sorted(by_slot[key], key=self._rank, reverse=True) for key in sorted(by_slot))
+        return tuple(tuple(group) for group in ordered if self._job or _wanted(group[0]) or self._ended(group[0]))
 
-    def _slot_progress(self, tasks: list[Task]) -> SlotProgress:
-        task = tasks[0]
+    def _rank(self, task: Task) -> tuple[bool, bool, float, str]:
+        return _wanted(task), self._current(task), task.meta.created_at, task.id
+
+    def _slot(self, group: tuple[Task, ...]) -> SlotProgress:
+        head = group[0]
         reason = ""
-        if task.status.state != TaskState.RUNNING:
-            failed = next((old for old in tasks if old.status.error and self._current(old)), task)
-            reason = task.status.error or failed.status.error or _telling(task.status.message)
+        if head.status.state != TaskState.RUNNING:
+            errors = (task.status.error for task in group if task.status.error and self._current(task))
+            reason = next(errors, "") or _telling(head.status.message)
         return SlotProgress(
-            slot=task.slot,
-            node_id=task.node_id,
-            task_id=task.id,
-            state=task.status.state,
-            current=self._current(task),
+            slot=head.slot,
+            node_id=head.node_id,
+            task_id=head.id,
+            state=head.status.state,
+            current=self._current(head),
             reason=reason,
         )
 
-    def _count(self, slots: tuple[SlotProgress, ...], groups: dict[tuple[int, str], list[Task]]) -> tuple[int, int]:
-        complete = sum(slot.state == TaskState.COMPLETE for slot in slots)
-        running = sum(slot.state == TaskState.RUNNING and slot.current for slot in slots)
-        ended = sum(
-            slot.current and self._ended(groups_first)
-            for slot, groups_first in zip(slots, self._firsts(groups), strict=True)
-        )
+    def _count(self, heads: tuple[Task, ...]) -> tuple[int, int]:
+        complete = sum(task.status.state == TaskState.COMPLETE for task in heads)
+        there = sum(self._running(task) or self._ended(task) for task in heads)
         match self._service.spec.mode:
             case Replicated(replicas=replicas):
-                return running + ended, replicas
+                return there, replicas
             case Global():
-                return running + ended, len(slots)
+                return there, len(heads)
             case ReplicatedJob(total_completions=total):
                 return complete, total
             case GlobalJob():
-                return complete, len(slots)
+                return complete, len(heads)
 
-    def _firsts(self, groups: dict[tuple[int, str], list[Task]]) -> list[Task]:
-        return [groups[key][0] for key in sorted(groups)]
-
-    def _stage(
-        self, slots: tuple[SlotProgress, ...], groups: dict[tuple[int, str], list[Task]], done: int, desired: int
-    ) -> tuple[Stage, str]:
+    def _stage(self, heads: tuple[Task, ...], done: int, desired: int) -> tuple[Stage, str]:
         if self._removed:
             return Stage.FAILED, "the service was removed"
         update = self._service.update_status
         if update is not None and update.state in _FAILED_UPDATES and not self._as_asked(update.state):
             why = f": {update.message}" if update.message else ""
             return Stage.FAILED, _FAILED_UPDATES[update.state] + why
-        for task in self._firsts(groups):
+        for task in heads:
             if self._ended(task) and task.status.state != TaskState.COMPLETE:
                 why = task.status.error or f"it ended {task.status.state.name.lower()}"
                 return Stage.FAILED, f"a task failed and its restart policy does not replace it: {why}"
         if update is not None and update.state in _UNDER_WAY:
             return Stage.WORKING, update.message
-        waiting_for_first = desired == 0 and not isinstance(self._service.spec.mode, Replicated | ReplicatedJob)
-        if done == desired and len(slots) == desired and not waiting_for_first:
+        if not heads and isinstance(self._service.spec.mode, Global | GlobalJob):
+            return Stage.WORKING, "waiting for the first task"
+        if done == desired and (self._job or len(heads) == desired):
             return Stage.CONVERGED, ""
-        return Stage.WORKING, "waiting for the first task" if waiting_for_first else ""
+        return Stage.WORKING, ""
+
+    @property
+    def _job(self) -> bool:
+        return isinstance(self._service.spec.mode, ReplicatedJob | GlobalJob)
+
+    def _running(self, task: Task) -> bool:
+        return task.status.state == TaskState.RUNNING and self._current(task)
 
     def _as_asked(self, state: UpdateState) -> bool:
         return self._rollback and state is UpdateState.ROLLBACK_COMPLETED
@@ -197,7 +195,7 @@ class Convergence:
 
     def _ended(self, task: Task) -> bool:
         """Tell whether this task of an ordinary service has ended for good and nothing will come after it."""
-        if isinstance(self._service.spec.mode, ReplicatedJob | GlobalJob) or not self._current(task):
+        if self._job or not self._current(task):
             return False
         condition = self._service.spec.task.restart.condition
         state = task.status.state

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from services.kit.bus.api import Bus, Connection, LocalAddress, Meta
-from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
+from services.kit.errors import DeadlineExceeded, NotFound, Unavailable
 from services.kit.messages.method import Call, Feed
 from services.kit.model.value import Value
 from services.kit.runtime.clock import Clock
@@ -37,8 +37,8 @@ class ControlLine:
     def __init__(self, bus: Bus, socket: str, *, timeout_s: float, clock: Clock, ids: IdSource) -> None:
         self.socket = socket
         self.timeout_s = timeout_s
+        self.clock = clock
         self._bus = bus
-        self._clock = clock
         self._ids = ids
         self._line = Line(self._dial)
         self._reached = False
@@ -63,23 +63,34 @@ class ControlLine:
         ``repeatable`` says whether running the call twice does no harm; the method's own word is the default.
         """
         safe = method.idempotent if repeatable is None else repeatable
-        deadline = self._clock.monotonic() + self.timeout_s
-        back_off = BackOff()
+        patience = Patience(self)
         while True:
-            left_s = deadline - self._clock.monotonic()
             try:
                 connection = await self._connection()
-                return await connection.call(
-                    method, request, timeout_s=max(0.001, left_s), meta=Meta(request_id=request_id)
-                )
+                meta = Meta(request_id=request_id)
+                return await connection.call(method, request, timeout_s=patience.left_s, meta=meta)
             except Unavailable as error:
-                wait_s = max(0.0, deadline - self._clock.monotonic())
-                if wait_s <= 0 or isinstance(error, NobodyListens) or not (safe or not error.details.maybe_executed):
+                if error.details.maybe_executed and not safe:
                     raise
-                if error.details.retry_ms:
-                    await asyncio.sleep(min(wait_s, error.details.retry_ms / 1000))
-                else:
-                    await back_off.wait(at_most_s=wait_s)
+                await patience.wait(error)
+
+    async def remove(self, method: Call[RequestT, ReplyT], request: RequestT) -> None:
+        """Call what removes an object; after an unknown outcome a missing object means that it is done. Raises a SwarmError."""
+        unsure = False
+        patience = Patience(self)
+        while True:
+            try:
+                await self.call(method, request)
+            except NotFound:
+                if not unsure:
+                    raise
+            except Unavailable as error:
+                if not error.details.maybe_executed:
+                    raise
+                unsure = True
+                await patience.wait(error)
+                continue
+            return
 
     @asynccontextmanager
     async def stream(self, method: Feed[RequestT, ItemT], request: RequestT) -> AsyncIterator[AsyncIterator[ItemT]]:
@@ -101,6 +112,31 @@ class ControlLine:
         return await self._bus.dial(LocalAddress(path=self.socket), timeout_s=min(DIAL_TIMEOUT_S, self.timeout_s))
 
 
-def outcome_is_unknown(error: SwarmError) -> bool:
-    """Tell whether a failed call may have had its effect."""
-    return isinstance(error, DeadlineExceeded) or error.details.maybe_executed
+class Patience:
+    """How long one line goes on trying: its timeout, counted from the last success."""
+
+    def __init__(self, line: ControlLine) -> None:
+        self._clock = line.clock
+        self._timeout_s = line.timeout_s
+        self._back_off = BackOff()
+        self._deadline = 0.0
+        self.reset()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never quite zero."""
+        return max(0.001, self._deadline - self._clock.monotonic())
+
+    def reset(self) -> None:
+        """Start anew after a success."""
+        self._deadline = self._clock.monotonic() + self._timeout_s
+        self._back_off.reset()
+
+    async def wait(self, error: Unavailable) -> None:
+        """Wait before the next attempt, or raise the error when time is up or trying again cannot help."""
+        if isinstance(error, NobodyListens) or self._clock.monotonic() >= self._deadline:
+            raise error
+        if error.details.retry_ms:
+            await asyncio.sleep(min(self.left_s, error.details.retry_ms / 1000))
+        else:
+            await self._back_off.wait(at_most_s=self.left_s)

@@ -1,0 +1,58 @@
+"""The cluster, as the client sees it: there is one, called ``default``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.client.changes import write_changed
+from services.client.line import ControlLine
+from services.kit.messages import control
+from services.kit.model.objects import Cluster
+from services.kit.model.specs import ClusterSpec
+
+DEFAULT = "default"
+
+
+class Clusters:
+    """``client.clusters``."""
+
+    def __init__(self, line: ControlLine) -> None:
+        self._line = line
+
+    async def get(self, ref: str = DEFAULT, *, stale: bool = False) -> Cluster:
+        """Return the cluster without its keys; the join tokens are in ``root_ca.join_tokens``. Raises NotFound.
+
+        >>> token = (await client.clusters.get()).root_ca.join_tokens.worker  # doctest: +SKIP
+        """
+        return (await self._line.call(control.GET_CLUSTER, control.GetRequest(ref=ref, stale=stale))).cluster
+
+    async def list(self, *, stale: bool = False) -> tuple[Cluster, ...]:
+        """Return all clusters."""
+        return (await self.get(stale=stale),)
+
+    async def update(self, ref: str, change: Callable[[ClusterSpec], ClusterSpec]) -> Cluster:
+        """Change the cluster's spec; ``change`` is called again when somebody else wrote in between.
+
+        >>> from msgspec.structs import replace
+        >>> await client.clusters.update("default", lambda spec: replace(spec, auto_lock_managers=True))  # doctest: +SKIP
+        """
+
+        async def read() -> Cluster:
+            return await self.get(ref)
+
+        async def send(cluster: Cluster, spec: ClusterSpec) -> Cluster:
+            request = control.UpdateClusterRequest(version=cluster.meta.version, spec=spec)
+            return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
+
+        return await write_changed(read, lambda cluster: cluster.spec, change, send)
+
+    async def rotate_tokens(self, ref: str = DEFAULT, *, worker: bool = False, manager: bool = False) -> Cluster:
+        """Make new join tokens; the old ones let nobody in from then on. Not repeated after an unknown outcome."""
+        cluster = await self.get(ref)
+        request = control.UpdateClusterRequest(
+            version=cluster.meta.version,
+            spec=cluster.spec,
+            rotate_worker_token=worker,
+            rotate_manager_token=manager,
+        )
+        return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
