@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from services.kit.errors import SwarmError
 from services.kit.messages.method import Call, Cast, Feed
 from services.kit.model.value import Value
+
+if TYPE_CHECKING:
+    from services.kit.bus.identity import Identity
 
 RequestT = TypeVar("RequestT", bound=Value)
 ReplyT = TypeVar("ReplyT", bound=Value)
@@ -173,6 +176,19 @@ class Listener(Protocol):
         """Stop accepting, let calls under way finish for ``drain_s``, say goodbye, close; idempotent."""
 
 
+class Door(Protocol):
+    """A port that gives everybody the same public answer; see ``kit.bus.door``."""
+
+    answer: bytes
+
+    @property
+    def endpoint(self) -> str:
+        """Where it really listens, with the port filled in."""
+
+    async def close(self) -> None:
+        """Close it; idempotent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalAddress:
     """An ipc socket of this node."""
@@ -196,6 +212,9 @@ Address = LocalAddress | RemoteAddress
 class Bus(Protocol):
     """Makes both sides; one per process (one ZeroMQ context). Everything it made is gone after ``close``."""
 
+    def set_identity(self, identity: Identity) -> None:
+        """Be this node from now on: in new dials and to new peers. Live connections go on as they are."""
+
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> Connection:
         """One attempt; raises Unavailable (nobody there), Unauthenticated, PermissionDenied or DeadlineExceeded."""
 
@@ -204,6 +223,12 @@ class Bus(Protocol):
 
     async def listen_remote(self, host: str, port: int, handlers: Handlers) -> Listener:
         """Listen on TCP under CURVE with this process's identity; port 0 picks one."""
+
+    async def open_door(self, host: str, port: int, answer: bytes) -> Door:
+        """Answer everybody on a TCP port, before any authentication."""
+
+    async def knock(self, host: str, port: int, *, timeout_s: float = 5.0) -> bytes:
+        """Return the answer of a door; raises Unavailable or DeadlineExceeded."""
 
     async def failed(self) -> BaseException:
         """Wait for a broken invariant (``AssertionError``) in a handler and return it: the process must end."""

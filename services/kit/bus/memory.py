@@ -17,6 +17,7 @@ from services.kit.bus.answered import Answered, drain
 from services.kit.bus.api import Address, Caller, Handlers, Limits, LocalAddress
 from services.kit.bus.channel import Channel
 from services.kit.bus.dialled import Dialled
+from services.kit.bus.identity import Identity
 from services.kit.bus.ports import format_address
 from services.kit.bus.rpc import Table
 from services.kit.errors import (
@@ -41,6 +42,7 @@ class MemoryNetwork:
         self.delay_s: Callable[[str, str], float] = _no_delay
         """How long a frame travels from one host to another; 0 on the same host."""
         self._listeners: dict[str, MemoryListener] = {}
+        self._doors: dict[str, MemoryDoor] = {}
         self._silent: set[frozenset[str]] = set()
         self._pairs: set[_Pair] = set()
         self._next_port = FIRST_PORT
@@ -57,6 +59,11 @@ class MemoryNetwork:
         """Break all connections between two hosts at once, as a reset does; new ones can be made."""
         for pair in [pair for pair in self._pairs if pair.hosts == frozenset((host, other))]:
             pair.cut()
+
+    def free_port(self) -> int:
+        """Return a port that nobody has had."""
+        self._next_port += 1
+        return self._next_port
 
     def is_silent(self, host: str, other: str) -> bool:
         """Tell whether frames between two hosts vanish."""
@@ -82,11 +89,17 @@ class MemoryBus:
         self.network = network
         self.broken: asyncio.Future[BaseException] | None = None
         self._listeners: set[MemoryListener] = set()
+        self._doors: set[MemoryDoor] = set()
         self._connections: set[Dialled] = set()
 
-    def set_identity(self, identity: Caller) -> None:
-        """Be somebody else for new connections."""
-        self.identity = identity
+    def set_identity(self, identity: Identity) -> None:
+        """Be this node for new connections."""
+        self.identity = Caller(
+            node_id=identity.node_id,
+            role=identity.role,
+            cluster_id=identity.cluster_id,
+            public_key=identity.public_key,
+        )
 
     async def failed(self) -> BaseException:
         """Wait for a broken invariant in a handler and return it."""
@@ -100,7 +113,7 @@ class MemoryBus:
         name = (
             self._local_name(address.path)
             if isinstance(address, LocalAddress)
-            else _remote_name(address.host, address.port)
+            else format_address(address.host, address.port)
         )
         await asyncio.sleep(0)
         listener = self.network._listeners.get(name)
@@ -128,14 +141,34 @@ class MemoryBus:
         """Listen on an address that all hosts reach."""
         if not self.identity.role:
             raise FailedPrecondition("only a node with a certificate can listen")
-        if port == 0:
-            port = self.network._next_port
-            self.network._next_port += 1
-        name = _remote_name(host, port)
+        name = format_address(host, port or self.network.free_port())
         return self._listen(name, name, handlers, local=False, trusted=False)
+
+    async def open_door(self, host: str, port: int, answer: bytes) -> MemoryDoor:
+        """Answer everybody on an address."""
+        name = format_address(host, port or self.network.free_port())
+        if name in self.network._doors:
+            raise FailedPrecondition(f"somebody listens on {name} already")
+        door = self.network._doors[name] = MemoryDoor(self.network, name, self.host, answer)
+        self._doors.add(door)
+        return door
+
+    async def knock(self, host: str, port: int, *, timeout_s: float = 5.0) -> bytes:
+        """Return the answer of a door."""
+        name = format_address(host, port)
+        await asyncio.sleep(0)
+        door = self.network._doors.get(name)
+        if door is None:
+            raise Unavailable(f"no join door on {name}")
+        if self.network.is_silent(self.host, door.host):
+            await asyncio.sleep(timeout_s)
+            raise DeadlineExceeded(f"no join door answered on {name} within {timeout_s:g} s")
+        return door.answer
 
     async def close(self) -> None:
         """Close every connection and listener; idempotent."""
+        for door in self._doors:
+            await door.close()
         for listener in list(self._listeners):
             await listener.close()
         for connection in list(self._connections):
@@ -152,6 +185,21 @@ class MemoryBus:
 
     def _local_name(self, path: str) -> str:
         return f"{self.host}:{path}"
+
+
+class MemoryDoor:
+    """A door (see ``api.Door``)."""
+
+    def __init__(self, network: MemoryNetwork, endpoint: str, host: str, answer: bytes) -> None:
+        self.endpoint = endpoint
+        self.host = host
+        self.answer = answer
+        self._network = network
+
+    async def close(self) -> None:
+        """Close it; idempotent."""
+        if self._network._doors.get(self.endpoint) is self:
+            del self._network._doors[self.endpoint]
 
 
 class MemoryListener:
@@ -315,10 +363,6 @@ class _MemoryLink:
             self.other.owner.lose(Unavailable("the connection was closed by the other end"))
         else:
             self.other.owner.feed(data)
-
-
-def _remote_name(host: str, port: int) -> str:
-    return format_address(host, port)
 
 
 def _no_delay(source: str, target: str) -> float:

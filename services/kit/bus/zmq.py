@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import zmq
 
+from services.kit.bus import zmq_door
 from services.kit.bus.api import Address, Caller, Handlers, Limits, LocalAddress
 from services.kit.bus.dialled import Dialled
 from services.kit.bus.identity import Identity, certificate_key
@@ -29,8 +30,8 @@ from services.kit.messages.method import MANAGER
 from services.kit.runtime.clock import Clock
 from services.kit.wire import frames
 
+RESOLVE_TIMEOUT_S = 5.0
 _BACKLOG = 4096
-_USE_FD = zmq.USE_FD
 
 
 class ZmqBus:
@@ -46,6 +47,7 @@ class ZmqBus:
         self._context: Context | None = None
         self._zap: ZapHandler | None = None
         self._listeners: set[ZmqListener] = set()
+        self._doors: set[zmq_door.ZmqDoor] = set()
         self._connections: set[Dialled] = set()
         self._broken: asyncio.Future[BaseException] | None = None
         self._closed = False
@@ -92,13 +94,13 @@ class ZmqBus:
         desk = LocalDesk(trusted=trusted, leave=claimed.remove)
         listening, domain = self._router(desk)
         try:
-            listening.setsockopt(_USE_FD, claimed._socket.fileno())
+            listening.setsockopt(zmq.USE_FD, claimed.descriptor)
             listening.bind(f"ipc://{path}")
         except zmq.ZMQError as error:
             listening.close(0)
             claimed.close()
             raise FailedPrecondition(f"cannot listen on {path}: {error}") from None
-        claimed.detach()
+        claimed.hand_over()
         return self._listener(listening, domain, path, desk, handlers)
 
     async def listen_remote(self, host: str, port: int, handlers: Handlers) -> ZmqListener:
@@ -112,18 +114,29 @@ class ZmqBus:
         listening.setsockopt(zmq.BACKLOG, _BACKLOG)
         listening.setsockopt(zmq.CURVE_SERVER, 1)
         listening.setsockopt(zmq.CURVE_SECRETKEY, identity.key.secret)
-        shown = format_address(host, port)
-        try:
-            listening.bind(f"tcp://{format_address(number, port)}")
-        except zmq.ZMQError as error:
-            listening.close(0)
-            raise FailedPrecondition(f"cannot listen on {shown}: {error}") from None
-        bound_port = int(listening.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0").rpartition(":")[2])
-        return self._listener(listening, domain, format_address(host, bound_port), desk, handlers)
+        endpoint = _bind(listening, host, number, port)
+        return self._listener(listening, domain, endpoint, desk, handlers)
+
+    async def open_door(self, host: str, port: int, answer: bytes) -> zmq_door.ZmqDoor:
+        """Answer everybody on a TCP port, before any authentication."""
+        number = (await _resolve(host, port))[0]
+        context = self._open()
+        listening = zmq_door.door_socket(context)
+        door = zmq_door.ZmqDoor(context, listening, _bind(listening, host, number, port), answer)
+        self._doors.add(door)
+        return door
+
+    async def knock(self, host: str, port: int, *, timeout_s: float = 5.0) -> bytes:
+        """Return the answer of a door; raises Unavailable or DeadlineExceeded."""
+        number = (await _resolve(host, port, timeout_s))[0]
+        endpoint = f"tcp://{format_address(number, port)}"
+        return await zmq_door.knock(self._open(), endpoint, format_address(host, port), timeout_s)
 
     async def close(self) -> None:
         """Close every connection and listener; idempotent."""
         self._closed = True
+        for door in self._doors:
+            await door.close()
         for listener in list(self._listeners):
             await listener.close()
         for connection in list(self._connections):
@@ -188,11 +201,7 @@ class ZmqBus:
         server_key = certificate_key(address.certificate)
         self._check_manager(identity, address.certificate, server_key)
         curve = Curve(secret=identity.key.secret, public=identity.key.public, server=server_key)
-        try:
-            async with asyncio.timeout(timeout_s):
-                numbers = await _resolve(address.host, address.port)
-        except TimeoutError:
-            raise DeadlineExceeded(f"{address.host} was not resolved within {timeout_s:g} s") from None
+        numbers = await _resolve(address.host, address.port, timeout_s)
         return [
             Attempt(
                 endpoint=f"tcp://{format_address(number, address.port)}",
@@ -229,14 +238,28 @@ def _discard(connections: set[Dialled], connection: Dialled) -> Callable[[SwarmE
     return on_lost
 
 
-async def _resolve(host: str, port: int) -> list[str]:
+def _bind(listening: Socket, host: str, number: str, port: int) -> str:
+    """Bind a TCP socket and return where it listens; closes it and raises FailedPrecondition when that cannot be."""
+    try:
+        listening.bind(f"tcp://{format_address(number, port)}")
+    except zmq.ZMQError as error:
+        listening.close(0)
+        raise FailedPrecondition(f"cannot listen on {format_address(host, port)}: {error}") from None
+    bound = listening.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+    return format_address(host, int(bound.rpartition(":")[2]))
+
+
+async def _resolve(host: str, port: int, timeout_s: float = RESOLVE_TIMEOUT_S) -> list[str]:
     """Return the numeric addresses of a host; libzmq itself would resolve in its io thread, where it stops everything."""
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
         pass
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+        async with asyncio.timeout(timeout_s):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise DeadlineExceeded(f"{host} was not resolved within {timeout_s:g} s") from None
+    except (OSError, UnicodeError) as error:
         raise Unavailable(f"{host} cannot be resolved: {error}") from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -29,9 +29,14 @@ class ClaimedSocket:
         self._socket = _claim(self._path)
         self._inode = self._path.stat().st_ino
 
-    def detach(self) -> int:
-        """Give the descriptor away (to libzmq, which closes it)."""
-        return self._socket.detach()
+    @property
+    def descriptor(self) -> int:
+        """The listening descriptor."""
+        return self._socket.fileno()
+
+    def hand_over(self) -> None:
+        """Leave the descriptor to libzmq, which closes it."""
+        self._socket.detach()
 
     def remove(self) -> None:
         """Remove the file unless a successor has put its own there; idempotent."""
