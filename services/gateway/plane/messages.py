@@ -30,9 +30,9 @@ class PortRoute(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Routes to replace and to drop; ``full`` drops all others first."""
+    """Routes to replace and to drop; ``full`` drops all others first. The gateway numbers its tables by ``serial``."""
 
-    epoch: int
+    serial: int
     full: bool
     routes: list[PortRoute]
     removed: list[str]
@@ -72,7 +72,6 @@ class Hello(NamedTuple):
     version: int
     pid: int
     worker: int
-    epoch: int
 
 
 class Holding(NamedTuple):
@@ -86,9 +85,9 @@ class Held(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """The plane acts on this epoch; open connections of its draining tasks."""
+    """The worker acts on this table; open connections of its draining tasks."""
 
-    epoch: int
+    serial: int
     draining: dict[str, int]
 
 
@@ -99,17 +98,10 @@ class Counts(NamedTuple):
     tasks: dict[str, dict[str, int]]
 
 
-class Note(NamedTuple):
-    """Something a person may want to read in the gateway's log."""
-
-    event: str
-    detail: str
-
-
-Message = Table | Listen | Unlisten | Drain | Retire | AskCounts | Hello | Holding | Held | Applied | Counts | Note
+Message = Table | Listen | Unlisten | Drain | Retire | AskCounts | Hello | Holding | Held | Applied | Counts
 KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Table, Listen, Unlisten, Drain, Retire, AskCounts, Hello, Holding, Held, Applied, Counts, Note)
+    for kind in (Table, Listen, Unlisten, Drain, Retire, AskCounts, Hello, Holding, Held, Applied, Counts)
 }
 WITH_SOCKET = (Listen, Holding)
 

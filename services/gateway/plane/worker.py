@@ -46,16 +46,18 @@ QUIET_SWEEPS = 4
 class Worker:
     """One process of the data plane."""
 
-    def __init__(self, path: str, number: int, *, orphan_s: float, clock: Clock) -> None:
+    def __init__(self, door: socket.socket, path: str, number: int, *, orphan_s: float, clock: Clock) -> None:
+        """``door`` listens on ``path`` already."""
         self._loop = Loop(clock)
         self._number = number
         self._orphan_s = orphan_s
         self._carrier = Carrier(self._loop, Dice(os.getpid() ^ int(clock.monotonic() * 1e9)), _connections_max())
         self._path = path
-        self._door, self._inode = _bind(path)
+        self._inode = os.stat(path).st_ino
+        self._door = door
         self._channel: Channel | None = None
         self._orphaned: Timer | None = None
-        self._epoch = 0
+        self._serial = 0
         self._reported: dict[str, int] = {}
         self._reporting = False
         self._ending = False
@@ -79,7 +81,7 @@ class Worker:
             self._orphaned.cancel()
         self._channel = Channel(sock)
         self._loop.watch(sock.fileno(), self._on_channel, READ)
-        self._send(Hello(VERSION, os.getpid(), self._number, self._epoch))
+        self._send(Hello(VERSION, os.getpid(), self._number))
         for key, port in list(self._carrier.ports.items()):
             self._send(Holding(key), port.sock)
         self._send(Held())
@@ -127,14 +129,14 @@ class Worker:
             carrier.route(
                 route.key, [Target(end.task_id, end.addr, end.port, draining=end.draining) for end in route.endpoints]
             )
-        self._epoch = table.epoch
+        self._serial = table.serial
         self._report()
 
     def _report(self) -> None:
-        """Confirm the epoch, and go on reporting while draining tasks have connections."""
+        """Confirm the table, and go on reporting while draining tasks have connections."""
         counts = self._carrier.draining()
         self._reported = counts
-        self._send(Applied(self._epoch, counts))
+        self._send(Applied(self._serial, counts))
         if not self._reporting and any(counts.values()):
             self._reporting = True
             self._loop.later(REPORT_INTERVAL_S, self._report_changes)
@@ -231,19 +233,6 @@ class Worker:
         else:
             self._drop_channel()
             self._loop.stop()
-
-
-def _bind(path: str) -> tuple[socket.socket, int]:
-    """Listen on plane.sock, taking the place of a worker that retires; return the file's number as well."""
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    fresh = f"{path}.new"
-    if os.path.exists(fresh):
-        os.unlink(fresh)
-    door.bind(fresh)
-    os.chmod(fresh, 0o600)
-    door.listen(4)
-    os.rename(fresh, path)
-    return door, os.stat(path).st_ino
 
 
 def _uid_of(sock: socket.socket) -> int:

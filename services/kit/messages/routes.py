@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.kit.messages.method import NODES, Call, Empty, Feed, Owner
+from services.kit.messages.method import MANAGERS, NODES, Call, Empty, Feed, Owner
 from services.kit.model.ids import NodeId, ServiceId, TaskId
 from services.kit.model.states import Protocol
 from services.kit.model.value import Value
@@ -42,6 +42,8 @@ class RouteTable(Value, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     removed: tuple[str, ...] = ()
     """``port/protocol`` of routes that are gone."""
+    revoked: tuple[bytes, ...] = ()
+    """Public keys of removed nodes: all of them in a full table and in a change that adds one; otherwise empty."""
 
 
 class AckRoutes(Value, frozen=True, kw_only=True):
@@ -65,4 +67,41 @@ ACK = Call(
     idempotent=True,
 )
 
-METHODS = (WATCH, ACK)
+
+
+class TaskTraffic(Value, frozen=True, kw_only=True):
+    """What one gateway carried to and from one task."""
+
+    task_id: str
+    open: int = 0
+    connections: int = 0
+    failures: int = 0
+    """Attempts to connect that were refused or timed out; most of them were made good by another task."""
+    ejections: int = 0
+    bytes_in: int = 0
+    """From clients to the task, of connections that have ended."""
+    bytes_out: int = 0
+
+
+class IngressStatus(Value, frozen=True, kw_only=True):
+    """What one gateway's data plane does."""
+
+    epoch: int
+    """Of the table it acts on; -1 before the first one."""
+    workers: int
+    open: int = 0
+    accepted: int = 0
+    refused: int = 0
+    """Connections that no task could be found for."""
+    retried: int = 0
+    closed_ports: dict[str, str] = {}
+    """Published ports that are not open on this node, and why."""
+    tasks: tuple[TaskTraffic, ...] = ()
+
+
+STATUS = Call(
+    name="routes.status", request=Empty, reply=IngressStatus, owner=Owner.GATEWAY, roles=MANAGERS, idempotent=True
+)
+"""Of the asked node's own data plane; also answered on a worker, to its own user."""
+
+METHODS = (WATCH, ACK, STATUS)

@@ -1,0 +1,105 @@
+"""The ingress: follows the leader's route table and has the data plane act on it, confirms each epoch, and tells what was carried.
+
+Runs as a task of the app on every node. What must stay true: without a leader the last table goes on; a gap in the table's numbers is
+closed by asking for a full one; an epoch is confirmed to the leader only when every worker acts on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from services.gateway.core.table import Gap, RouteBook
+from services.gateway.shell.keeper import PlaneKeeper
+from services.kit.bus.api import Connection
+from services.kit.errors import SwarmError, Unavailable
+from services.kit.messages import routes
+from services.kit.messages.routes import AckRoutes, IngressStatus, TaskTraffic, WatchRoutes
+from services.kit.runtime.log import Log
+from services.kit.runtime.tasks import TaskOwner
+
+_TRAFFIC = ("open", "connections", "failures", "ejections", "bytes_in", "bytes_out")
+
+
+class Ingress:
+    """This node's part of the swarm's load balancer."""
+
+    def __init__(self, revoked: Callable[[frozenset[bytes]], None]) -> None:
+        """``revoked`` is told the keys of removed nodes whenever they change."""
+        self.book = RouteBook()
+        self._revoked = revoked
+        self._keeper: PlaneKeeper | None = None
+        self._confirmed: AckRoutes | None = None
+        self._has_table = False
+        """False until this leader's first table: what is confirmed before then are another leader's epochs."""
+        self._news = asyncio.Event()
+        self._log = Log("ingress")
+
+    def use(self, keeper: PlaneKeeper) -> None:
+        """Take the keeper of the data plane."""
+        self._keeper = keeper
+
+    def confirmed(self, epoch: int, draining: dict[str, int]) -> None:
+        """Take note that every worker acts on an epoch."""
+        if self._has_table:
+            self._confirmed = AckRoutes(epoch=epoch, connections=draining)
+            self._news.set()
+
+    async def follow(self, connection: Connection) -> None:
+        """Follow the table over a connection to the leader until it is lost; raises the SwarmError that ended it."""
+        self._confirmed = None
+        self._has_table = False
+        async with TaskOwner("ingress") as owner:
+            watch = owner.spawn("watch", self._watch(connection))
+            confirm = owner.spawn("confirm", self._confirm(connection))
+            done, _ = await asyncio.wait((watch, confirm), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+
+    async def status(self) -> IngressStatus:
+        """Return what the data plane does."""
+        assert self._keeper is not None, "the keeper is there before anybody can ask"
+        counts = await self._keeper.counts()
+        tasks: dict[str, dict[str, int]] = {}
+        for each in counts:
+            for task_id, numbers in each.tasks.items():
+                sums = tasks.setdefault(task_id, dict.fromkeys(_TRAFFIC, 0))
+                for name in _TRAFFIC:
+                    sums[name] += numbers[name]
+        totals = {
+            name: sum(each.worker[name] for each in counts) for name in ("open", "accepted", "refused", "retried")
+        }
+        return IngressStatus(
+            epoch=-1 if self.book.epoch is None else self.book.epoch,
+            workers=len(counts),
+            closed_ports=dict(self._keeper.closed_ports),
+            tasks=tuple(TaskTraffic(task_id=task_id, **sums) for task_id, sums in sorted(tasks.items())),
+            **totals,
+        )
+
+    async def _watch(self, connection: Connection) -> None:
+        """Take table after table; a gap opens the stream anew."""
+        while True:
+            async with connection.open(routes.WATCH, WatchRoutes()) as updates:
+                async for update in updates:
+                    change = self.book.take(update)
+                    if isinstance(change, Gap):
+                        self._log.warning("route table has a gap", expected=change.expected, got=change.got)
+                        break
+                    self._log.debug("route table", epoch=change.epoch, full=change.full, routes=len(self.book.routes))
+                    self._revoked(self.book.revoked)
+                    assert self._keeper is not None, "the keeper is there before the first table"
+                    self._has_table = True
+                    self._keeper.take(change)
+                else:
+                    raise Unavailable("the leader ended the route table")
+
+    async def _confirm(self, connection: Connection) -> None:
+        """Confirm the newest epoch each time there is news; a leader that does not take it is about to be lost."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._confirmed is not None:
+                with contextlib.suppress(SwarmError):
+                    await connection.call(routes.ACK, self._confirmed)

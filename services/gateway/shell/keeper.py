@@ -1,0 +1,238 @@
+"""The keeper of the data plane: owns a copy of every listener, gives each worker its share and the table, hears what they confirm.
+
+Owned by the ingress. What must stay true: a listener exists once per port and worker, and stays open here while its worker is
+replaced, so that newcomers wait instead of being refused; a port that cannot be opened harms no other and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from services.gateway.core.table import Change, key_of
+from services.gateway.plane.carrier import keep_alive
+from services.gateway.plane.messages import (
+    Applied,
+    AskCounts,
+    Counts,
+    Drain,
+    Endpoint,
+    Listen,
+    Message,
+    PortRoute,
+    Table,
+    Unlisten,
+)
+from services.gateway.shell.plane_line import PlaneLine
+from services.kit.messages.routes import Route
+from services.kit.model.states import Protocol
+from services.kit.runtime.clock import Clock
+from services.kit.runtime.log import Log
+from services.kit.runtime.processes import wait_end
+from services.kit.runtime.tasks import TaskOwner
+
+BACKLOG = 4096
+BIND_AGAIN_S = 1.0
+BIND_AGAIN_LONGEST_S = 30.0
+COUNTS_WAIT_S = 1.0
+LAST_CALL_S = 1.0
+"""Beyond the time for draining, until a worker that does not end is left to its own clock."""
+
+Confirmed = Callable[[int, dict[str, int]], None]
+
+
+class PlaneKeeper:
+    """All workers of this node's data plane."""
+
+    def __init__(
+        self, run_dir: Path, host: str, *, workers: int, orphan_s: float, clock: Clock, confirmed: Confirmed
+    ) -> None:
+        """``confirmed`` is called when every worker acts on an epoch, and when counts of its draining tasks change."""
+        self._host = host
+        self._lines = [PlaneLine(run_dir, number, self, orphan_s=orphan_s) for number in range(workers)]
+        self._confirmed = confirmed
+        self._listeners: dict[tuple[str, int], socket.socket] = {}
+        self._given: list[set[str]] = [set() for _ in self._lines]
+        """Which listeners each worker has."""
+        self._routes: dict[str, Route] | None = None
+        """None until the first table: a worker that was adopted keeps what it has."""
+        self._epoch = 0
+        """Of the leader's table; leaders number anew, so the workers get our own count instead."""
+        self._serial = int(clock.monotonic() * 1000)
+        """Larger than any that an earlier gateway gave to a worker that we adopt."""
+        self._applied: dict[int, Applied] = {}
+        self._counts: dict[int, asyncio.Future[Counts]] = {}
+        self._owner = TaskOwner("plane")
+        self._bind_again: asyncio.TimerHandle | None = None
+        self._bind_again_s = BIND_AGAIN_S
+        self._log = Log("plane")
+        self.closed_ports: dict[str, str] = {}
+        """Ports of the table that are not open on this node, and why."""
+
+    async def start(self, timeout_s: float = 10.0) -> None:
+        """Return when every worker is there."""
+        for number, line in enumerate(self._lines):
+            self._owner.spawn(f"worker-{number}", line.keep())
+        async with asyncio.timeout(timeout_s):
+            await asyncio.gather(*(line.up.wait() for line in self._lines))
+
+    async def failed(self) -> BaseException:
+        """Wait for a broken invariant here and return it."""
+        return await self._owner.failed()
+
+    def take(self, change: Change) -> None:
+        """Act on a change of the table."""
+        if change.full or self._routes is None:
+            self._routes = {}
+        for key in change.removed:
+            self._routes.pop(key, None)
+        self._routes.update((key_of(route), route) for route in change.routes)
+        self._epoch = change.epoch
+        self._serial += 1
+        table = Table(self._serial, change.full, [_port_route(route) for route in change.routes], list(change.removed))
+        for line in self._lines:
+            line.send(table)
+        self._open_and_close()
+
+    async def counts(self) -> list[Counts]:
+        """Return the numbers of every worker that answers in time."""
+        answers = []
+        for number, line in enumerate(self._lines):
+            answers.append(self._counts.setdefault(number, asyncio.get_running_loop().create_future()))
+            line.send(AskCounts())
+        done, _ = await asyncio.wait(answers, timeout=COUNTS_WAIT_S)
+        return [answer.result() for answer in answers if answer in done]
+
+    async def drain(self, within_s: float) -> None:
+        """End the data plane: no new connections, open ones get this time, then the workers are gone."""
+        pids = [line.pid for line in self._lines if line.up.is_set()]
+        for line in self._lines:
+            line.send(Drain(within_s))
+        await self._let_go()
+        ended = await asyncio.gather(*(wait_end(pid, timeout_s=within_s + LAST_CALL_S) for pid in pids))
+        if not all(ended):
+            self._log.warning("worker outlives its drain", pids=str(pids))
+
+    async def detach(self) -> None:
+        """Leave the workers to themselves until the next gateway comes."""
+        await self._let_go()
+
+    # -- what a line tells
+
+    def holding(self, number: int, key: str, listener: socket.socket) -> None:
+        """Keep a copy of a listener that an adopted worker has."""
+        if (key, number) in self._listeners:
+            listener.close()
+        else:
+            self._listeners[key, number] = listener
+
+    def joined(self, number: int, held: frozenset[str]) -> None:
+        """Give a worker the table, then the listeners that it lacks: before it knows the tasks nobody is accepted."""
+        self._given[number] = set(held)
+        if self._routes is not None:
+            routes = [_port_route(route) for route in self._routes.values()]
+            self._lines[number].send(Table(self._serial, True, routes, []))
+            self._open_and_close()
+
+    def said(self, number: int, message: Message) -> None:
+        """Take a confirmation or numbers."""
+        match message:
+            case Applied():
+                self._applied[number] = message
+                current = [applied for applied in self._applied.values() if applied.serial == self._serial]
+                if len(current) == len(self._lines):
+                    self._confirmed(self._epoch, _sum([applied.draining for applied in current]))
+            case Counts():
+                answer = self._counts.pop(number, None)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case _:
+                self._log.warning("worker says what no worker says", kind=type(message).__name__)
+
+    # -- listeners
+
+    def _open_and_close(self) -> None:
+        assert self._routes is not None, "there is a table"
+        for key, number in [place for place in self._listeners if place[0] not in self._routes]:
+            self._lines[number].send(Unlisten(key))
+            self._given[number].discard(key)
+            self._listeners.pop((key, number)).close()
+        failures: dict[str, str] = {}
+        for key, route in self._routes.items():
+            failure = self._open(key, route)
+            if failure:
+                failures[key] = failure
+                if key not in self.closed_ports:
+                    self._log.warning("port not open", port=key, service=route.service_name, cause=failure)
+        for key in self.closed_ports.keys() - failures.keys():
+            self._log.info("port open after all", port=key)
+        self.closed_ports = failures
+        self._try_again(any(route.protocol is Protocol.TCP and key in failures for key, route in self._routes.items()))
+
+    def _open(self, key: str, route: Route) -> str:
+        """Open what is missing of a port; return why it cannot be open, or nothing."""
+        if route.protocol is not Protocol.TCP:
+            return f"{route.protocol.value} is not carried by this data plane"
+        for number, line in enumerate(self._lines):
+            if (key, number) not in self._listeners:
+                try:
+                    self._listeners[key, number] = _listen(self._host, route.published_port)
+                except OSError as error:
+                    return error.strerror or str(error)
+            if key not in self._given[number]:
+                self._given[number].add(key)
+                line.send(Listen(key), self._listeners[key, number])
+        return ""
+
+    def _try_again(self, needed: bool) -> None:
+        """Arm or disarm the one timer for ports that could not be opened."""
+        if not needed:
+            self._bind_again_s = BIND_AGAIN_S
+            if self._bind_again is not None:
+                self._bind_again.cancel()
+                self._bind_again = None
+        elif self._bind_again is None:
+            self._bind_again = asyncio.get_running_loop().call_later(self._bind_again_s, self._on_bind_again)
+            self._bind_again_s = min(BIND_AGAIN_LONGEST_S, 2 * self._bind_again_s)
+
+    def _on_bind_again(self) -> None:
+        self._bind_again = None
+        self._open_and_close()
+
+    async def _let_go(self) -> None:
+        self._try_again(False)
+        await self._owner.close()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        keep_alive(listener)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _port_route(route: Route) -> PortRoute:
+    return PortRoute(
+        key_of(route),
+        [Endpoint(backend.task_id, backend.addr, backend.port, backend.draining) for backend in route.backends],
+    )
+
+
+def _sum(counts: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            total[name] = total.get(name, 0) + count
+    return total
