@@ -164,8 +164,12 @@ class Cgroups:
         return Group(self._trees, task_id)
 
     def remove(self) -> None:
-        """Remove our own groups if no task is left in them."""
+        """Remove our own groups if no task is left in them, and what is left of tasks that took long to die."""
         for tree in self._trees:
+            for folder, groups, _ in os.walk(tree.base, topdown=False):
+                for group in groups:
+                    with suppress(OSError):
+                        os.rmdir(f"{folder}/{group}")
             with suppress(OSError):
                 os.rmdir(tree.base)
 

@@ -52,6 +52,8 @@ def main(argv: list[str]) -> int:
     settings = _parse(argv[1:])
     os.umask(0o022)
     os.chdir("/")
+    if settings.resume_fd < 0:
+        _close_strange_descriptors(settings.ready_fd)
     inherited = _read_inheritance(settings.resume_fd)
     lock = _inherit(inherited["lock"]) if inherited else _lock(f"{settings.tasks_dir}/.lock")
     if lock < 0:
@@ -376,6 +378,17 @@ def _parse(arguments: list[str]) -> Settings:
         int(given.get("ready_fd", -1)),
         int(given.get("resume_fd", -1)),
     )
+
+
+def _close_strange_descriptors(kept: int) -> None:
+    """Close what our starter left open by accident: we and our tasks would hold it for days."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor != kept:
+            # One of them was the listing itself.
+            with suppress(OSError):
+                os.close(descriptor)
+    if kept >= 0:
+        os.set_inheritable(kept, False)
 
 
 def _lock(path: str) -> int:
