@@ -61,7 +61,7 @@ class _Life:
     def __init__(self, name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
         self._name = name
         self._socket = settings.socket("supervisor")
-        self._build = lambda runtime: build(settings, runtime)
+        self._build: Callable[[Runtime], App] = lambda runtime: build(settings, runtime)
         self._log = Log("lifecycle")
         self._told_to_stop = asyncio.Event()
         self._app: App | None = None
@@ -87,6 +87,7 @@ class _Life:
         """Return when told to stop or when the supervisor is gone; raise what ends the process otherwise."""
         async with TaskOwner(self._name) as owner:
             signals = owner.spawn("signals", self._told_to_stop.wait())
+            broken = owner.spawn("broken", bus.failed())
             try:
                 connection = await bus.dial(LocalAddress(path=self._socket))
             except Unavailable:
@@ -95,7 +96,9 @@ class _Life:
             line = SupervisorLine(connection, self._name, os.getpid(), self._take_identity)
             orders = owner.spawn("orders", line.follow_orders())
             work = owner.spawn("work", self._work(bus, line))
-            await asyncio.wait((signals, orders, work), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((signals, broken, orders, work), return_when=asyncio.FIRST_COMPLETED)
+            if broken.done():
+                raise broken.result()
             if work.done():
                 work.result()
             elif orders.done() and orders.exception() is not None:

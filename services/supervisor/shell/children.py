@@ -61,6 +61,7 @@ class Children:
         command: Command = python_module,
     ) -> None:
         self._clock = clock
+        self._wall_offset_s = clock.wall() - clock.monotonic()
         self._rng = rng
         self._run_dir = run_dir
         self._environment = dict(environment)
@@ -113,14 +114,13 @@ class Children:
 
     def statuses(self) -> tuple[ProcessStatus, ...]:
         """Return each child as users see it."""
-        wall_offset = self._clock.wall() - self._clock.monotonic()
         return tuple(
             ProcessStatus(
                 process=name,
                 pid=self._processes[name].pid if child.alive else 0,
                 state=child.state.value,
                 restarts=child.restarts,
-                since=child.since + wall_offset,
+                since=child.since + self._wall_offset_s,
             )
             for name, child in self._children.items()
         )

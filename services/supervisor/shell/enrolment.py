@@ -9,7 +9,7 @@ import asyncio
 import random
 from pathlib import Path
 
-from services.kit.bus.api import Bus, LocalAddress, RemoteAddress
+from services.kit.bus.api import LocalAddress, RemoteAddress
 from services.kit.bus.door import knock
 from services.kit.bus.identity import (
     CERTIFICATE_FILE,
@@ -23,7 +23,8 @@ from services.kit.bus.identity import (
     save_roots,
 )
 from services.kit.bus.ports import node_ports, parse_address
-from services.kit.errors import DeadlineExceeded, SwarmError, Unauthenticated, Unavailable
+from services.kit.bus.zmq import ZmqBus
+from services.kit.errors import DeadlineExceeded, InvalidArgument, SwarmError, Unauthenticated, Unavailable
 from services.kit.messages import identity as messages
 from services.kit.messages.identity import DoorReply, Issued
 from services.kit.model.ids import ClusterId, NodeId
@@ -38,13 +39,14 @@ ATTEMPTS_MAX = 8
 BACK_OFF_FIRST_S = 0.1
 BACK_OFF_MAX_S = 3.0
 """About ten seconds of attempts, as SwarmKit's joiners make."""
+_WHY = "it is another cluster, its root was rotated, or somebody is in the middle"
 ROOT_KEY_FILE = "swarm-root-ca.key"
 
 
 class Enrolment:
     """The identity of one node, and how it was come by."""
 
-    def __init__(self, directory: Path, bus: Bus, *, ids: IdSource, rng: random.Random) -> None:
+    def __init__(self, directory: Path, bus: ZmqBus, *, ids: IdSource, rng: random.Random) -> None:
         self._directory = directory
         self._bus = bus
         self._ids = ids
@@ -103,11 +105,10 @@ class Enrolment:
         for attempt in range(ATTEMPTS_MAX):
             for address in addresses:
                 try:
-                    door = await knock(self._bus, node_ports(address).door)
+                    door = await self._knock(address)
                     if root_digest(door.roots) != parsed.digest:
                         raise Unauthenticated(
-                            f"the root certificate at {address} is not the one of the join token: it is another cluster, "
-                            "its root was rotated, or somebody is in the middle"
+                            f"the root certificate at {address} is not the one of the join token: {_WHY}"
                         )
                     issued = await self._ask_to_join(door, key, request)
                 except (Unavailable, DeadlineExceeded) as error:
@@ -118,6 +119,13 @@ class Enrolment:
             await asyncio.sleep(delay_s * (0.5 + self._rng.random() / 2))
             delay_s = min(delay_s * 2, BACK_OFF_MAX_S)
         raise Unavailable(f"no manager answers at {', '.join(addresses)}: {problem}")
+
+    async def _knock(self, address: str) -> DoorReply:
+        door = node_ports(address).door
+        try:
+            return await knock(self._bus, door)
+        except InvalidArgument:
+            raise Unavailable(f"what listens on {door} is not a manager's join door") from None
 
     async def _ask_to_join(self, door: DoorReply, key: NodeKey, request: messages.IssueRequest) -> Issued:
         """Ask the managers behind the door in turn; what one of them refuses is refused."""

@@ -81,11 +81,11 @@ class Node:
         self._tasks = TaskOwner("node")
         self._error: Exception | None = None
         self._stop_wanted = asyncio.Event()
-        self._ended: asyncio.Future[None] | None = None
+        self._given_up = asyncio.Event()
         self._was_ready = False
         self._moved = Changes()
-        self._ports = node_ports(settings.listen_remote_api)
-        remote_addr = advertised(self._ports.remote, settings.advertise_remote_api, settings.join_addr)
+        self.ports = node_ports(settings.listen_remote_api)
+        remote_addr = advertised(self.ports.remote, settings.advertise_remote_api, settings.join_addr)
         self._layout = Layout(settings.state_dir)
         self._children_lock = ChildrenLock(self._layout.run_dir)
         self._bus = ZmqBus(process="supervisor", clock=clock)
@@ -109,7 +109,6 @@ class Node:
         """Begin; returns at once. Raises FailedPrecondition the second time, also after a stop."""
         if self.stage is not NodeStage.CREATED:
             raise FailedPrecondition("the node was started already")
-        self._ended = asyncio.get_running_loop().create_future()
         self._move(NodeStage.STARTED)
         self._tasks.spawn("run", self._run())
 
@@ -144,6 +143,11 @@ class Node:
     def ready_children(self) -> frozenset[str]:
         """Children that serve."""
         return self._children.ready
+
+    @property
+    def known_managers(self) -> tuple[ManagerPeer, ...]:
+        """Managers of the swarm, as heard last."""
+        return self._board.facts.managers
 
     def child_serves(self, child: str) -> None:
         """A child reported that it serves."""
@@ -184,15 +188,17 @@ class Node:
 
     async def _run(self) -> None:
         """Live until a stop is wanted, the life fails or a child ends it; then take everything down again."""
-        assert self._ended is not None
         life = self._tasks.spawn("life", self._live())
-        stop = self._tasks.spawn("stop", self._stop_wanted.wait())
-        await asyncio.wait((life, stop, self._ended), return_when=asyncio.FIRST_COMPLETED)
-        for reason in (self._ended, life):
-            if reason.done() and self._error is None:
-                self._error = _error_of(reason)
-        life.cancel()
-        stop.cancel()
+        ends = (
+            life,
+            self._tasks.spawn("stop", self._stop_wanted.wait()),
+            self._tasks.spawn("given-up", self._given_up.wait()),
+        )
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if life.done() and self._error is None:
+            self._error = _error_of(life)
+        for end in ends:
+            end.cancel()
         self._move(NodeStage.STOPPED)
         await self._close()
         self._move(NodeStage.CLOSED)
@@ -200,12 +206,12 @@ class Node:
     async def _live(self) -> None:
         self._layout.claim()
         await self._children_lock.acquire()
-        check_free(self._ports)
+        check_free(self.ports)
         await self._front.open(self._bus, self._settings.supervisor_socket)
         await self._enrol()
         self._children.start(wanted(self._board.role))
         await self._become_ready()
-        await self._ended
+        await self._given_up.wait()
 
     async def _enrol(self) -> None:
         """Get an identity; children that will be needed in any case start meanwhile."""
@@ -286,13 +292,12 @@ class Node:
         self._board.changes.announce()
 
     def _gave_up(self, code: ExitCode, reason: str) -> None:
-        assert self._ended is not None
         self._log.error("node ends", cause=reason)
-        if not self._ended.done():
-            self._ended.set_exception(NodeEnded(code, reason))
+        self._error = self._error or NodeEnded(code, reason)
+        self._given_up.set()
 
 
-def _error_of(ended: asyncio.Future[None]) -> Exception | None:
+def _error_of(ended: asyncio.Task[None]) -> Exception | None:
     if ended.cancelled():
         return None
     error = ended.exception()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from services.kit.errors import InvalidArgument
 from services.kit.lifecycle.settings import ProcessSettings, load_settings, problems_of
 from services.kit.model.states import Availability
-from services.supervisor.config import NodeSettings, settings_from
+from services.supervisor.config import settings_from
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
 
 def test_several_join_addresses_are_read_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMBUS_JOIN_ADDR", "10.0.0.1:4242, 10.0.0.2:4242")
-    assert NodeSettings().join_addr == ("10.0.0.1:4242", "10.0.0.2:4242")
+    assert settings_from({}, None).join_addr == ("10.0.0.1:4242", "10.0.0.2:4242")
 
 
 def test_an_unknown_key_of_the_file_is_refused(tmp_path: Path) -> None:
