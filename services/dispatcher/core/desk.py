@@ -20,7 +20,7 @@ from services.kit.model.objects import Cluster, Config, Network, Node, Object, S
 from services.kit.model.states import Protocol
 from services.kit.state.ports import published
 from services.kit.state.state import Event, State
-from services.kit.state.tables import TABLE_OF, TYPES, Table, name_of, with_meta
+from services.kit.state.tables import TABLE_OF, TYPES, Table, with_meta
 from services.kit.state.transaction import BYTES_MAX, OPS_MAX, Action, Op, TxResult, create, remove, update
 
 Place = tuple[Table, str]
@@ -34,7 +34,7 @@ class _Atom:
     """Objects that are written together or not at all."""
 
     places: list[Place]
-    tag: object
+    tags: list[object]
 
 
 @dataclass(slots=True)
@@ -63,8 +63,9 @@ class _Aloft:
     places: list[Place]
     tags: list[object]
     missing: int = 0
-    refused_at: int | None = None
-    """Version at which the store refused it; its objects wait for that version."""
+    decided_at: int | None = None
+    """Version of the state that shows its result."""
+    applied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class Landed:
     applied: bool
     freed: Sequence[Place] = field(default=())
     events: Sequence[Event] = field(default=())
-    """What the desk shows differently now because the writes were refused."""
+    """What the desk shows differently now, because the writes were refused or others came after them."""
 
 
 class Desk:
@@ -207,19 +208,10 @@ class Desk:
 
     def take(self, step: Step, tag: object) -> list[Event]:
         """Lay the writes of a step on the desk and return what changed. None of its objects may be held."""
-        events: list[Event] = []
-        atom = _Atom([], tag)
-        for thing in step.puts:
-            event = self._write(atom, TABLE_OF[type(thing)], thing.id, thing)
-            if event is not None:
-                events.append(event)
-        for thing in step.removes:
-            event = self._write(atom, TABLE_OF[type(thing)], thing.id, None)
-            if event is not None:
-                events.append(event)
-        if atom.places:
-            self._fresh[id(atom)] = atom
-        return events
+        atom = self._atom_for(step, tag)
+        writes = chain(((thing, thing) for thing in step.puts), ((thing, None) for thing in step.removes))
+        events = (self._write(atom, (TABLE_OF[type(thing)], thing.id), new) for thing, new in writes)
+        return [event for event in events if event is not None]
 
     def pack(self) -> list[Flight]:
         """Turn everything laid down since the last call into transactions within the store's bounds."""
@@ -235,7 +227,7 @@ class Desk:
                 ops += bunch
                 size += spent
                 aloft.places += atom.places
-                aloft.tags.append(atom.tag)
+                aloft.tags += atom.tags
         if ops:
             flights.append(self._launch(ops, aloft))
         self._fresh = {}
@@ -255,16 +247,16 @@ class Desk:
             elif written.flight and _same(written.thing, event.new):
                 self._settle(place, written, landed)
         for number, aloft in list(self._aloft.items()):
-            if aloft.refused_at is not None and self.state.version >= aloft.refused_at:
+            if aloft.decided_at is not None and self.state.version >= aloft.decided_at:
                 landed.append(self._clear(number, aloft))
         return news, landed
 
     def answered(self, number: int, result: TxResult) -> list[Landed]:
-        """Take the store's result of a transaction; its objects are free once the state shows what the result was based on."""
+        """Take the store's result of a transaction; it is over once the state below shows it."""
         aloft = self._aloft.get(number)
-        if aloft is None or result.conflict is None:
+        if aloft is None:
             return []
-        aloft.refused_at = result.version
+        aloft.decided_at, aloft.applied = result.version, result.conflict is None
         if self.state.version >= result.version:
             return [self._clear(number, aloft)]
         return []
@@ -273,8 +265,14 @@ class Desk:
         """Assert that the indexes say what the tables say."""
         expected = Slots()
         expected.fill(self._tasks.values())
-        seen = {service: {slot: set(tasks) for slot, tasks in self._slots.of(service).items()} for service in self._all_services()}
-        wanted = {service: {slot: set(tasks) for slot, tasks in expected.of(service).items()} for service in self._all_services()}
+        seen = {
+            service: {slot: set(tasks) for slot, tasks in self._slots.of(service).items()}
+            for service in self._all_services()
+        }
+        wanted = {
+            service: {slot: set(tasks) for slot, tasks in expected.of(service).items()}
+            for service in self._all_services()
+        }
         assert seen == wanted, "the slots are out of step"
 
     # -- inside
@@ -282,30 +280,40 @@ class Desk:
     def _all_services(self) -> Iterator[ServiceId]:
         yield from sorted({task.service_id for task in self._tasks.values()})
 
-    def _write(self, atom: _Atom, table: Table, object_id: str, thing: Object | None) -> Event | None:
-        place = (table, object_id)
+    def _atom_for(self, step: Step, tag: object) -> _Atom:
+        """Return the atom for a step: its own, or that of earlier steps of this pass that touched the same objects."""
+        found: _Atom | None = None
+        for thing in chain(step.puts, step.removes):
+            written = self._written.get((TABLE_OF[type(thing)], thing.id))
+            if written is None or written.atom is found:
+                continue
+            assert not written.flight, f"{type(thing).__name__} {thing.id} has a write under way"
+            if found is None:
+                found = written.atom
+            else:
+                self._merge(found, written.atom)
+        if found is None:
+            found = _Atom([], [])
+            self._fresh[id(found)] = found
+        found.tags.append(tag)
+        return found
+
+    def _merge(self, into: _Atom, other: _Atom) -> None:
+        for place in other.places:
+            self._written[place].atom = into
+        into.places += other.places
+        into.tags += other.tags
+        del self._fresh[id(other)]
+
+    def _write(self, atom: _Atom, place: Place, thing: Object | None) -> Event | None:
         written = self._written.get(place)
         if written is None:
-            before = self.state.get(table, object_id)
-            shown = before
-            written = self._written[place] = _Written(thing, before, atom)
+            shown = self.state.get(*place)
+            self._written[place] = _Written(thing, shown, atom)
             atom.places.append(place)
         else:
-            assert not written.flight, f"{table} {object_id} has a write under way"
             shown, written.thing = written.thing, thing
-            self._join(atom, written.atom)
-        return self._show(table, object_id, shown, thing)
-
-    def _join(self, atom: _Atom, other: _Atom) -> None:
-        """Make two atoms one: they share an object."""
-        if atom is other:
-            return
-        for place in atom.places:
-            self._written[place].atom = other
-        other.places += atom.places
-        atom.places = other.places
-        self._fresh.pop(id(atom), None)
-        # What is still to be written of the step goes to the older atom as well: both share one list of places from here on.
+        return self._show(*place, shown, thing)
 
     def _show(self, table: Table, object_id: str, old: Object | None, new: Object | None) -> Event | None:
         """Change what the desk shows and return it as an event."""
@@ -368,7 +376,7 @@ class Desk:
             landed.append(Landed(tags=aloft.tags, applied=True, freed=aloft.places))
 
     def _clear(self, number: int, aloft: _Aloft) -> Landed:
-        """The store refused a transaction: show again what is there."""
+        """Show again what is there: the store refused the transaction, or a re-sync went past it."""
         del self._aloft[number]
         events: list[Event] = []
         for place in aloft.places:
@@ -377,13 +385,13 @@ class Desk:
                 continue
             self._lift(place, written)
             current = self.state.get(*place)
-            if current is None and written.thing is None:
+            if _same(written.thing, current):
                 continue
             event = Event(action=_action(written.thing, current), table=place[0], old=written.thing, new=current)
             if place[0] is Table.TASK:
                 self._index_task(event)
             events.append(event)
-        return Landed(tags=aloft.tags, applied=False, freed=aloft.places, events=events)
+        return Landed(tags=aloft.tags, applied=aloft.applied, freed=aloft.places, events=events)
 
     def _launch(self, ops: list[Op], aloft: _Aloft) -> Flight:
         self._flights += 1
@@ -440,6 +448,3 @@ def _merged(below: Mapping, changes: Mapping | None) -> Mapping:  # type: ignore
     merged = {key: thing for key, thing in below.items() if key not in changes}
     merged.update((key, thing) for key, thing in changes.items() if thing is not None)
     return merged
-
-
-__all__ = ["Desk", "Flight", "Landed", "Place", "name_of"]

@@ -33,7 +33,11 @@ def slot_of(task: Task) -> SlotKey:
 
 def is_usable(node: Node | None) -> bool:
     """Tell whether a node may keep its tasks: it exists, is not down and is not being drained (SwarmKit: not an invalid node)."""
-    return node is not None and node.status.state is not NodeState.DOWN and node.spec.availability is not Availability.DRAIN
+    return (
+        node is not None
+        and node.status.state is not NodeState.DOWN
+        and node.spec.availability is not Availability.DRAIN
+    )
 
 
 class Picture(View, Protocol):

@@ -84,6 +84,8 @@ class NodeStatus(Value, frozen=True, kw_only=True):
     message: str = ""
     addr: str = ""
     """Host part under which other nodes reach it."""
+    since: float = 0.0
+    """Wall-clock seconds since the epoch at which it came into this state."""
 
 
 class ManagerStatus(Value, frozen=True, kw_only=True):
@@ -197,7 +199,11 @@ class TaskStatus(Value, frozen=True, kw_only=True):
     exit_code: int | None = None
     ports: tuple[PortStatus, ...] = ()
     applied_by: str = ""
+    """Manager that stored this state."""
     applied_at: float = 0.0
+    """When it did, by its clock."""
+    ran_s: float = 0.0
+    """How long the task was RUNNING; set once that is over."""
 
 
 class Task(Value, frozen=True, kw_only=True):

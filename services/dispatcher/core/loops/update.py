@@ -1,0 +1,277 @@
+"""Updates: rolls a service's slots over to its current spec, a few at a time. Keys are service ids.
+
+Nothing is remembered: which slots are done, under way or failed is read from their tasks. A slot under way (its new task not RUNNING
+yet, or RUNNING for less than the delay) occupies one of ``parallelism`` places. Too many early failures pause the update or roll it
+back; once every slot is done and the monitor time has passed, it is complete. Restarting what fails meanwhile is the restart loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from services.dispatcher.core.dirty import Cleanliness
+from services.dispatcher.core.picture import Key, Picture, Plan, SlotKey, Step
+from services.dispatcher.core.specs import roll_back, stored_spec
+from services.dispatcher.core.tasks import (
+    NewId,
+    ended_at,
+    is_global,
+    is_job,
+    is_over,
+    is_wanted,
+    may_restart,
+    new_task,
+    restart_policy,
+    wanted,
+)
+from services.kit.model.ids import NodeId, ServiceId
+from services.kit.model.objects import Service, Task, UpdateStatus
+from services.kit.model.specs import UpdateConfig
+from services.kit.model.states import Availability, FailureAction, NodeState, TaskState, UpdateOrder, UpdateState
+from services.kit.state.state import Event
+from services.kit.state.tables import Table
+
+RUNNING_STATES = frozenset({UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED})
+PAUSED_STATES = frozenset({UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED})
+
+_replace = msgspec.structs.replace
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What the slots of a service say about its update."""
+
+    todo: list[tuple[SlotKey, list[Task]]] = field(default_factory=list)
+    """Slots to roll over, with the tasks to replace."""
+    finish: list[Task] = field(default_factory=list)
+    """Old tasks whose slot has a running new one."""
+    under_way: int = 0
+    """Slots with a new task that is not RUNNING yet."""
+    resting_until: list[float] = field(default_factory=list)
+    """Ends of the delays of slots that were just done, or of failed starts."""
+    failed: list[Task] = field(default_factory=list)
+    touched: int = 0
+    """Slots that the update has dealt with so far."""
+    last_done: float = 0.0
+
+
+class Update:
+    """The updater."""
+
+    name = "update"
+    tables = frozenset({Table.SERVICE, Table.TASK})
+
+    def __init__(self, new_id: NewId) -> None:
+        self._new_id = new_id
+        self._running: set[ServiceId] = set()
+
+    def begin(self, view: Picture) -> Iterable[Key]:
+        """Look at all services."""
+        self._running = {service.id for service in view.services.values() if _is_running(service)}
+        return list(view.services)
+
+    def notice(self, view: Picture, event: Event) -> Iterable[Key]:
+        """A service that changed, and any task of one that is being updated."""
+        thing = event.object
+        if isinstance(thing, Task):
+            return (thing.service_id,) if thing.service_id in self._running else ()
+        assert isinstance(thing, Service)
+        if event.new is not None and _is_running(thing):
+            self._running.add(thing.id)
+        else:
+            self._running.discard(thing.id)
+        return (thing.id,) if event.old is not None and event.new is not None else ()
+
+    def plan(self, view: Picture, keys: Sequence[Key], now: float) -> Plan:
+        """Take each update as far as it can go now."""
+        steps: list[Step] = []
+        wakes: dict[Key, float] = {}
+        for key in keys:
+            service = view.services.get(ServiceId(str(key)))
+            if service is None or is_job(service.spec):
+                continue
+            status = service.update_status
+            if status is not None and status.state in PAUSED_STATES:
+                continue
+            progress = self._look(view, service, now)
+            if not _is_running(service):
+                if progress.todo or progress.finish:
+                    started = UpdateStatus(state=UpdateState.UPDATING, started_at=now, message="update in progress")
+                    steps.append(Step(key=key, puts=(_replace(service, update_status=started),)))
+                continue
+            verdict = self._judge(view, service, progress, now)
+            if verdict is not None:
+                steps.append(verdict)
+                continue
+            steps += self._advance(service, progress, now)
+            wake = self._next_wake(service, progress, now)
+            if wake is not None:
+                wakes[key] = wake
+        return Plan(steps=steps, wakes=wakes)
+
+    # -- reading the slots
+
+    def _look(self, view: Picture, service: Service, now: float) -> _Progress:
+        progress = _Progress()
+        clean = Cleanliness(view, service)
+        started = (
+            service.update_status.started_at if service.update_status is not None and _is_running(service) else now
+        )
+        config = _config(service)
+        slots = view.slots_of(service.id)
+        for slot in sorted(slots, key=lambda key: (isinstance(key, str), key)):
+            if is_global(service.spec) and not _may_change(view, slot):
+                continue
+            tasks = list(slots[slot].values())
+            mine = [
+                task
+                for task in tasks
+                if task.spec_version == service.spec_version and (task.meta.created_at or now) >= started
+            ]
+            progress.touched += bool(mine)
+            progress.failed += (task for task in mine if _failed_early(task, config))
+            self._sort_slot(view, progress, clean, service, slot, tasks, mine, now)
+        return progress
+
+    def _sort_slot(
+        self,
+        view: Picture,
+        progress: _Progress,
+        clean: Cleanliness,
+        service: Service,
+        slot: SlotKey,
+        tasks: list[Task],
+        mine: list[Task],
+        now: float,
+    ) -> None:
+        """Find out where one slot stands."""
+        config = _config(service)
+        live = [task for task in tasks if is_wanted(task)]
+        good = [task for task in live if clean.is_clean(task)]
+        old = [task for task in live if not clean.is_clean(task)]
+        if good:
+            best = max(good, key=lambda task: (task.status.state, task.desired_state))
+            if best.status.state < TaskState.RUNNING:
+                progress.under_way += best in mine
+            else:
+                progress.finish += old
+                if best in mine:
+                    done = best.status.applied_at or now
+                    progress.last_done = max(progress.last_done, done)
+                    progress.resting_until.append(done + config.delay_s)
+            return
+        if not live:
+            last = tasks[-1]
+            if last.desired_state is not TaskState.SHUTDOWN or clean.is_clean(last):
+                return
+        if mine:
+            # A new task failed while the old one was kept (start first): it is tried again as its restart policy says.
+            last = mine[-1]
+            if not may_restart(view, last, tasks, now):
+                return
+            again_at = ended_at(last) + restart_policy(view, last).delay_s
+            if again_at > now:
+                progress.resting_until.append(again_at)
+                return
+        progress.todo.append((slot, old))
+
+    # -- deciding
+
+    def _judge(self, view: Picture, service: Service, progress: _Progress, now: float) -> Step | None:
+        """Return the step that ends or turns the update, if it is time for one."""
+        status, config = service.update_status, _config(service)
+        assert status is not None
+        total = progress.touched + len(progress.todo)
+        if (
+            config.failure_action is not FailureAction.CONTINUE
+            and total
+            and len(progress.failed) / total > config.max_failure_ratio
+        ):
+            return _react(view, service, progress.failed[-1], now)
+        if progress.todo or progress.finish or progress.under_way or now < self._complete_at(service, progress):
+            return None
+        rolled_back = status.state is UpdateState.ROLLBACK_STARTED
+        done = _replace(
+            status,
+            state=UpdateState.ROLLBACK_COMPLETED if rolled_back else UpdateState.COMPLETED,
+            message="rollback completed" if rolled_back else "update completed",
+            completed_at=now,
+        )
+        return Step(key=service.id, puts=(_replace(service, update_status=done),))
+
+    def _complete_at(self, service: Service, progress: _Progress) -> float:
+        config = _config(service)
+        if not progress.touched:
+            return 0.0
+        monitor_s = config.monitor_s if config.delay_s < config.monitor_s else config.delay_s + 1.0
+        return max([progress.last_done + monitor_s, *progress.resting_until])
+
+    def _advance(self, service: Service, progress: _Progress, now: float) -> Iterable[Step]:
+        config = _config(service)
+        for task in progress.finish:
+            yield Step(key=service.id, puts=(wanted(task, TaskState.SHUTDOWN),))
+        resting = sum(until > now for until in progress.resting_until)
+        room = len(progress.todo) if config.parallelism == 0 else config.parallelism - progress.under_way - resting
+        for slot, old in progress.todo[: max(0, room)]:
+            if config.order is UpdateOrder.START_FIRST and old:
+                yield Step(key=service.id, puts=(new_task(service, slot, self._new_id(), now),))
+                continue
+            desired = TaskState.RUNNING if all(is_over(task) for task in old) else TaskState.READY
+            fresh = new_task(service, slot, self._new_id(), now, desired=desired)
+            yield Step(key=service.id, puts=(*(wanted(task, TaskState.SHUTDOWN) for task in old), fresh))
+
+    def _next_wake(self, service: Service, progress: _Progress, now: float) -> float | None:
+        ends = [until for until in progress.resting_until if until > now]
+        if not (progress.todo or progress.finish or progress.under_way):
+            ends.append(self._complete_at(service, progress))
+        return min(ends, default=None)
+
+
+def _is_running(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state in RUNNING_STATES
+
+
+def _config(service: Service) -> UpdateConfig:
+    status = service.update_status
+    rolling_back = status is not None and status.state is UpdateState.ROLLBACK_STARTED
+    return service.spec.rollback if rolling_back else service.spec.update
+
+
+def _may_change(view: Picture, slot: SlotKey) -> bool:
+    """Tell whether a global service's task on a node may be replaced now; a paused or lost node is left alone."""
+    node = view.nodes.get(NodeId(str(slot)))
+    return (
+        node is not None
+        and node.spec.availability is Availability.ACTIVE
+        and node.status.state in {NodeState.READY, NodeState.UNKNOWN, NodeState.DISCONNECTED}
+    )
+
+
+def _failed_early(task: Task, config: UpdateConfig) -> bool:
+    ended_badly = task.status.state > TaskState.RUNNING and task.status.state not in {
+        TaskState.SHUTDOWN,
+        TaskState.ORPHANED,
+    }
+    return ended_badly and task.status.ran_s <= config.monitor_s
+
+
+def _react(view: Picture, service: Service, task: Task, now: float) -> Step:
+    """Return the step for an update with too many failures."""
+    status, config = service.update_status, _config(service)
+    assert status is not None
+    cause = f"due to failure or early termination of task {task.id}"
+    rolling_back = status.state is UpdateState.ROLLBACK_STARTED
+    if rolling_back:
+        turned = _replace(status, state=UpdateState.ROLLBACK_PAUSED, message=f"rollback paused {cause}")
+    elif config.failure_action is FailureAction.ROLLBACK and service.previous_spec is not None:
+        restored = roll_back(service, keep_previous=False)
+        begun = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_at=now, message=f"update rolled back {cause}")
+        puts: tuple[Service | object, ...] = (_replace(restored, update_status=begun),)
+        template = stored_spec(view, restored)
+        return Step(key=service.id, puts=(*puts, *(() if template is None else (template,))))  # type: ignore[arg-type]
+    else:
+        turned = _replace(status, state=UpdateState.PAUSED, message=f"update paused {cause}")
+    return Step(key=service.id, puts=(_replace(service, update_status=turned),))

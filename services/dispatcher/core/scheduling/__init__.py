@@ -1,0 +1,1 @@
+"""Placement: which node a task goes to, or why none."""

@@ -1,0 +1,50 @@
+"""Spec versions of a service: when a new one is due, what it holds, and the way back to the previous one."""
+
+from __future__ import annotations
+
+import msgspec
+
+from services.kit.model.ids import ServiceId, spec_version_id
+from services.kit.model.objects import Service, SpecVersion
+from services.kit.model.specs import ServiceSpec
+from services.kit.state.view import View
+
+
+def template_of(service: Service) -> SpecVersion:
+    """Return the service's current version as it is stored for its tasks."""
+    return SpecVersion(
+        id=spec_version_id(service.id, service.spec_version),
+        service_id=service.id,
+        version=service.spec_version,
+        annotations=service.spec.annotations,
+        task=service.spec.task,
+        endpoint=service.spec.endpoint,
+    )
+
+
+def stored_spec(view: View, service: Service) -> SpecVersion | None:
+    """Return the template that must be stored for the service's current version, or None when it is there."""
+    return template_of(service) if view.spec(service.id, service.spec_version) is None else None
+
+
+def needs_new_version(old: ServiceSpec, new: ServiceSpec) -> bool:
+    """Tell whether tasks made from these specs differ."""
+    return (old.annotations, old.task, old.endpoint) != (new.annotations, new.task, new.endpoint)
+
+
+def next_version(view: View, service: Service) -> int:
+    """Return a version that nothing of the service carries."""
+    stored = view.specs_of(ServiceId(service.id))
+    return max(service.spec_version, service.previous_spec_version, *stored, 0) + 1
+
+
+def roll_back(service: Service, *, keep_previous: bool) -> Service:
+    """Return the service with its previous spec; by hand the two swap, by itself the failed one is forgotten (as SwarmKit does)."""
+    assert service.previous_spec is not None
+    return msgspec.structs.replace(
+        service,
+        spec=service.previous_spec,
+        spec_version=service.previous_spec_version,
+        previous_spec=service.spec if keep_previous else None,
+        previous_spec_version=service.spec_version if keep_previous else 0,
+    )
