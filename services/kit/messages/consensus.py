@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from services.kit.messages.method import MANAGERS, Cast, Owner
+from services.kit.messages.method import MANAGERS, Cast, Feed, Owner
 from services.kit.model.value import Value
 
 
@@ -24,4 +24,27 @@ class Refused(Value, frozen=True, kw_only=True):
 RAFT = Cast(name="consensus.raft", message=RaftMessage, owner=Owner.RAFT, roles=MANAGERS)
 REFUSED = Cast(name="consensus.refused", message=Refused, owner=Owner.RAFT, roles=MANAGERS)
 
-METHODS = (RAFT, REFUSED)
+
+class SnapshotRequest(Value, frozen=True, kw_only=True):
+    """A member that is too far behind for the log fetches a snapshot; with ``index`` it goes on with one that was cut off."""
+
+    index: int = 0
+    sequence: int = 0
+    """The first piece wanted."""
+
+
+class SnapshotPiece(Value, frozen=True, kw_only=True):
+    """One piece, in order."""
+
+    index: int
+    """Index of the snapshot's last entry; pieces of another snapshot start again at sequence 0."""
+    sequence: int
+    payload: bytes
+    last: bool = False
+
+
+SNAPSHOT = Feed(
+    name="consensus.snapshot", request=SnapshotRequest, item=SnapshotPiece, owner=Owner.RAFT, roles=MANAGERS
+)
+
+METHODS = (RAFT, REFUSED, SNAPSHOT)

@@ -8,6 +8,7 @@ elsewhere; replicas call it. What must stay true: equal transactions in equal or
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -29,7 +30,7 @@ from services.kit.model.objects import (
 from services.kit.model.value import Value
 from services.kit.state.checks import refusal
 from services.kit.state.ports import PortIndex
-from services.kit.state.sessions import Sessions
+from services.kit.state.sessions import ClientSession, Sessions
 from services.kit.state.tables import TYPES, Table, decode_object, encode_object, name_of, with_meta
 from services.kit.state.transaction import (
     OPS_MAX,
@@ -57,6 +58,21 @@ class Event(Value, frozen=True, kw_only=True):
         thing = self.new if self.new is not None else self.old
         assert thing is not None
         return thing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenState:
+    """All objects and sessions as they were at one version."""
+
+    version: int
+    tables: tuple[tuple[Table, tuple[Object, ...]], ...]
+    sessions: tuple[ClientSession, ...]
+
+    def changes(self) -> Iterator[Change]:
+        """Yield every object as a create, in an order that ``State.absorb`` can take."""
+        for table, objects in self.tables:
+            for thing in objects:
+                yield Change(action=Action.CREATE, table=table, id=thing.id, object=encode_object(thing))
 
 
 KeyT = TypeVar("KeyT", bound=str)
@@ -191,6 +207,11 @@ class State:
         for table, objects in self._tables.items():
             for object_id, thing in list(objects.items()):
                 yield Change(action=Action.CREATE, table=table, id=object_id, object=encode_object(thing))
+
+    def freeze(self) -> FrozenState:
+        """Return everything as it is now, for a snapshot that is written while the state moves on. Objects are shared, not copied."""
+        tables = tuple((table, tuple(objects.values())) for table, objects in self._tables.items())
+        return FrozenState(version=self.version, tables=tables, sessions=self.sessions.dump())
 
     def __len__(self) -> int:
         """Return the number of objects."""

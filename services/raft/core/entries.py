@@ -16,7 +16,7 @@ class Entry(NamedTuple):
     """One entry; the order of the fields is the library's."""
 
     command: bytes
-    index: int
+    index: int  # type: ignore[assignment]  # the tuple's own method of this name is not used
     term: int
 
 

@@ -47,6 +47,14 @@ def pack(sequence: int, payload: bytes) -> bytes:
     return b"".join((header, _CRC.pack(zlib.crc32(header)), payload))
 
 
+def claimed_length(header: bytes) -> int | None:
+    """Return the payload length that a header claims, None when it is no header."""
+    if len(header) < HEADER_BYTES:
+        return None
+    magic, length, _, _ = _HEADER.unpack_from(header)
+    return int(length) if magic == MAGIC and length <= PAYLOAD_BYTES_MAX else None
+
+
 def read(data: memoryview, offset: int) -> Frame | None:
     """Return the frame at this offset, or None when there is no whole and sound one."""
     body = offset + HEADER_BYTES

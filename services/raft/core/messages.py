@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from services.raft.core.entries import Entry
+from services.raft.core.members import MemberRecord
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -111,6 +112,12 @@ class Behind(Message, tag=13, frozen=True):
     snapshot_index: int
 
 
+class Introduction(Message, tag=14, frozen=True):
+    """A leader tells a joiner, which has no list of members yet, where to send its answers."""
+
+    member: MemberRecord
+
+
 AnyMessage = (
     Hello
     | Append
@@ -125,10 +132,11 @@ AnyMessage = (
     | ReadAsk
     | ReadAnswer
     | Behind
+    | Introduction
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
 
 def encode(message: AnyMessage) -> bytes:

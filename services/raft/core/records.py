@@ -6,10 +6,14 @@ A segment begins with the hard state of its time, so that older segments can be 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from services.raft.core.entries import Entries, Entry
+
+PAYLOAD_BYTES = 8 << 20
+"""A frame is closed before it grows beyond this."""
 
 
 class Kind(IntEnum):
@@ -52,6 +56,18 @@ def begin(index: int, term: int) -> bytes:
     return _record(Kind.BEGIN, _PAIR.pack(index, term))
 
 
+def gather(items: list[bytes]) -> Iterator[bytes]:
+    """Join records into payloads of frames; each frame must be durable before the next one is written."""
+    start = size = 0
+    for end, item in enumerate(items):
+        if size and size + len(item) > PAYLOAD_BYTES:
+            yield b"".join(items[start:end])
+            start, size = end, 0
+        size += len(item)
+    if size:
+        yield b"".join(items[start:])
+
+
 class BrokenRecord(Exception):
     """A frame passed its checksums but does not make sense: written by something else, or a bug."""
 
@@ -87,7 +103,7 @@ class Recovered:
                 if self.entries.items and index != self.entries.last + 1:
                     raise BrokenRecord(f"entry {index} follows entry {self.entries.last}")
                 self.entries.append(Entry(body[_PAIR.size :], index, term))
-                return index
+                return int(index)
             case Kind.HARD_STATE:
                 (self.term,) = _ONE.unpack_from(body)
                 self.vote = body[_ONE.size :].decode() or None

@@ -1,0 +1,137 @@
+"""Snapshots on disk: written from a frozen state in a thread, read whole at start, handed to a member that is behind, received from one.
+
+A snapshot appears under its name only when it is whole and durable. A broken one is never replaced by an empty state (hazard H12):
+loading raises DataLoss and the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from services.kit.errors import DataLoss
+from services.kit.runtime.files import sync_directory
+from services.kit.state.state import FrozenState
+from services.raft.core.snapshot import Assembly, BrokenSnapshot, Head, encode_parts
+from services.raft.shell.sealed import SALT_BYTES, WAY_BACK, Cipher, Preamble, preamble, read_payloads, write_all
+
+SUFFIX = ".snapshot"
+_WRITING = ".writing"
+_RECEIVING = ".receiving"
+
+
+class Snapshots:
+    """One member's snapshots."""
+
+    def __init__(self, directory: Path, data_key: bytes, *, entropy: Callable[[int], bytes], keep_old: int = 0) -> None:
+        self._directory = directory
+        self._data_key = data_key
+        self._entropy = entropy
+        self.keep_old = keep_old
+        for unfinished in (*directory.glob(f"*{_WRITING}"), *directory.glob(f"*{_RECEIVING}")):
+            unfinished.unlink()
+
+    def newest(self) -> int:
+        """Return the index of the newest snapshot, 0 when there is none."""
+        return max((int(path.stem) for path in self._directory.glob(f"*{SUFFIX}")), default=0)
+
+    def load(self, index: int) -> Assembly:
+        """Return a snapshot's head and state; raises DataLoss when it is not whole."""
+        return _assemble(self._path(index), self._data_key)
+
+    def write(self, head: Head, frozen: FrozenState) -> None:
+        """Write a snapshot; durable on return. Runs in a thread."""
+        temporary = self._path(head.index).with_suffix(_WRITING)
+        _write_file(temporary, self._data_key, self._entropy(SALT_BYTES), encode_parts(head, frozen))
+        self._install(temporary, head.index)
+
+    def payloads(self, index: int, sequence: int) -> Iterator[tuple[int, bytes, bool]]:
+        """Yield (sequence, payload, last) from a piece on; nothing when the snapshot is gone."""
+        path = self._path(index)
+        if not path.exists():
+            return
+        held: bytes | None = None
+        number = -1
+        for number, payload in enumerate(read_payloads(path, self._data_key)):
+            if held is not None and number - 1 >= sequence:
+                yield number - 1, held, False
+            held = payload
+        if held is not None and number >= sequence:
+            yield number, held, True
+
+    def receive(self, index: int) -> Incoming:
+        """Begin to take a snapshot from another member."""
+        return Incoming(self._path(index).with_suffix(_RECEIVING), self._data_key, self._entropy(SALT_BYTES))
+
+    def install(self, incoming: Incoming, index: int) -> Assembly:
+        """Check what was received and put it in place; durable on return. Raises DataLoss and removes it when it is not whole."""
+        incoming.finish()
+        try:
+            assembly = _assemble(incoming.path, self._data_key)
+        except DataLoss:
+            incoming.path.unlink()
+            raise
+        self._install(incoming.path, index)
+        return assembly
+
+    def _install(self, temporary: Path, index: int) -> None:
+        temporary.replace(self._path(index))
+        sync_directory(self._directory)
+        kept = sorted(self._directory.glob(f"*{SUFFIX}"))
+        for old in kept[: max(0, len(kept) - 1 - self.keep_old)]:
+            old.unlink()
+
+    def _path(self, index: int) -> Path:
+        return self._directory / f"{index:020d}{SUFFIX}"
+
+
+class Incoming:
+    """A snapshot on its way in, sealed anew under this node's key."""
+
+    def __init__(self, path: Path, data_key: bytes, salt: bytes) -> None:
+        self.path = path
+        self.next_sequence = 0
+        self._cipher = Cipher(data_key, salt)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        write_all(self._descriptor, preamble(Preamble(0, 0, salt)))
+
+    def take(self, payload: bytes) -> None:
+        """Add the next payload."""
+        write_all(self._descriptor, self._cipher.seal(self.next_sequence, payload))
+        self.next_sequence += 1
+
+    def finish(self) -> None:
+        """Make it durable and let go of the file."""
+        os.fsync(self._descriptor)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _write_file(path: Path, data_key: bytes, salt: bytes, payloads: Iterable[bytes]) -> None:
+    cipher = Cipher(data_key, salt)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, preamble(Preamble(0, 0, salt)))
+        for sequence, payload in enumerate(payloads):
+            write_all(descriptor, cipher.seal(sequence, payload))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _assemble(path: Path, data_key: bytes) -> Assembly:
+    assembly = Assembly()
+    try:
+        for payload in read_payloads(path, data_key):
+            assembly.take(payload)
+    except BrokenSnapshot as error:
+        raise DataLoss(f"{path} is no whole snapshot: {error}; {WAY_BACK}") from error
+    if not assembly.whole:
+        raise DataLoss(f"{path} ends before its end; {WAY_BACK}")
+    return assembly
