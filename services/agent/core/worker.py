@@ -99,19 +99,19 @@ class Worker:
             del self._specs[unused]
         return actions
 
-    def bundle(self, task: Task, spec: SpecVersion, node: NodeFacts) -> TaskBundle:
-        """Put a task together with what it needs; raises MissingDependency or TemplateError."""
+    def bundle(self, task: Task, spec: SpecVersion, node: NodeFacts, *, partial: bool = False) -> TaskBundle:
+        """Put a task together with what it needs; raises TemplateError, and MissingDependency unless a ``partial`` one will do."""
         container = spec.task.container
         missing = [f"secret {r.secret_name}" for r in container.secrets if r.secret_id not in self._secrets]
         missing += [f"config {r.config_name}" for r in container.configs if r.config_id not in self._configs]
-        if missing:
+        if missing and not partial:
             raise MissingDependency(f"{', '.join(missing)} not delivered yet")
         return make_bundle(
             task,
             spec,
             node,
-            secrets=tuple(self._secrets[r.secret_id] for r in container.secrets),
-            configs=tuple(self._configs[r.config_id] for r in container.configs),
+            secrets=tuple(self._secrets[r.secret_id] for r in container.secrets if r.secret_id in self._secrets),
+            configs=tuple(self._configs[r.config_id] for r in container.configs if r.config_id in self._configs),
         )
 
     def _take_dependencies(self, message: Assignments) -> None:

@@ -1,0 +1,135 @@
+"""The agent as an app: opens the database, loads the drivers, adopts the tasks, then keeps a session. Made by ``__main__``."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.agent.config import AgentSettings
+from services.agent.core.bundle import NodeFacts
+from services.agent.core.describe import describe_node, parse_generic, platform_of
+from services.agent.drivers.api import DriverContext
+from services.agent.shell.database import TaskDatabase
+from services.agent.shell.drivers import Drivers
+from services.agent.shell.machine import read_machine
+from services.agent.shell.outbox import Outbox
+from services.agent.shell.session import Session
+from services.agent.shell.tasks import Tasks
+from services.kit.bus.ports import parse_address
+from services.kit.bus.session import ManagerLink
+from services.kit.lifecycle.app import ReadyLater, Runtime
+from services.kit.model.objects import NodeDescription
+from services.kit.runtime.log import Log
+from services.kit.runtime.tasks import TaskOwner
+
+EVERYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - read, never bound
+
+
+class AgentApp(ReadyLater):
+    """The agent. It is ready when its first session is registered, and says so itself."""
+
+    def __init__(self, settings: AgentSettings, runtime: Runtime) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._owner = TaskOwner("agent")
+        outbox = Outbox()
+        self._generic = parse_generic(settings.generic_resources)
+        self._link = ManagerLink(runtime.bus, runtime.node.facts.managers, rng=runtime.rng)
+        self._drivers = Drivers(self._driver_context())
+        self._database = TaskDatabase(settings.state_dir / "worker")
+        self._tasks = Tasks(
+            clock=runtime.clock,
+            owner=self._owner,
+            drivers=self._drivers,
+            database=self._database,
+            node=self._node_facts(),
+            outbox=outbox,
+        )
+        self._session = Session(
+            runtime=runtime,
+            link=self._link,
+            tasks=self._tasks,
+            outbox=outbox,
+            describe=self.describe_node,
+            addr=self._address(),
+        )
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks of this node."""
+        return self._tasks
+
+    def describe_node(self) -> NodeDescription:
+        """Say what this node is and can do, as of now."""
+        return describe_node(read_machine(self._settings), self._generic, self._drivers.facts())
+
+    async def start(self) -> None:
+        """Load the drivers and adopt every task that was here before."""
+        await self._drivers.load_named(self._settings.drivers)
+        await self._tasks.adopt(self._database.load())
+
+    async def serve(self) -> None:
+        """Keep a session with the leader and the tasks running."""
+        work = [
+            self._owner.spawn("session", self._session.run()),
+            self._owner.spawn("facts", self._follow_facts()),
+            self._owner.spawn("drivers", self._follow_drivers()),
+            self._owner.spawn("describe", self._look_at_node()),
+        ]
+        try:
+            raise await self._owner.failed()
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.wait(work)
+
+    async def stop(self) -> None:
+        """Leave the session, keep the statuses, let go of the drivers; tasks run on."""
+        await self._tasks.close()
+        await self._drivers.unload()
+        await self._owner.close()
+        await self._link.close()
+        self._database.close()
+
+    async def _follow_facts(self) -> None:
+        serial = self._runtime.node.facts.identity_serial
+        async for facts in self._runtime.node.changes():
+            self._link.set_managers(facts.managers)
+            if facts.identity_serial != serial:
+                serial = facts.identity_serial
+                self._session.restart("the node has a new certificate")
+
+    async def _follow_drivers(self) -> None:
+        while True:
+            await self._drivers.changed.wait()
+            await self._tasks.look_for_orphans()
+            self._session.look_again()
+
+    async def _look_at_node(self) -> None:
+        """Notice changes of the machine that nothing announces."""
+        while True:
+            await asyncio.sleep(self._settings.describe_interval_s)
+            self._session.look_again()
+
+    def _node_facts(self) -> NodeFacts:
+        machine = read_machine(self._settings)
+        return NodeFacts(id=self._runtime.node.facts.node_id, hostname=machine.hostname, platform=platform_of(machine))
+
+    def _address(self) -> str:
+        """Return the host under which other nodes reach this one, empty when the dispatcher must see for itself."""
+        addr = self._runtime.node.facts.remote_addr
+        host = parse_address(addr).host if addr else ""
+        return "" if host in EVERYWHERE else host
+
+    def _driver_context(self) -> DriverContext:
+        facts = self._runtime.node.facts
+        return DriverContext(
+            node_id=facts.node_id,
+            cluster_id=facts.cluster_id,
+            hostname=read_machine(self._settings).hostname,
+            addr=self._address(),
+            state_dir=self._settings.state_dir,
+            run_dir=self._settings.run_dir,
+            clock=self._runtime.clock,
+            log=Log("driver"),
+            tasks=self._owner,
+        )
