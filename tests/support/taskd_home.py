@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from services.agent.drivers.api import Line
@@ -81,7 +81,7 @@ class Home:
             os.chown(path, user, user)
         ready, ready_in_child = os.pipe()
         arguments = (f"--tasks-dir={tasks_dir}", f"--socket={self.socket}", f"--ready-fd={ready_in_child}")
-        command = (sys.executable, "-I", "-S", "-E", str(MAIN_FILE), *arguments)
+        command = (interpreter_for(user), "-I", "-S", "-E", str(MAIN_FILE), *arguments)
         with (self.root / "taskd.log").open("ab") as log:
             self._by_hand = subprocess.Popen(
                 command, user=user, group=user, extra_groups=(), pass_fds=(ready_in_child,), stderr=log, env={}
@@ -157,6 +157,21 @@ def run(work: Callable[[Home], Coroutine[None, None, None]], *, user: int | None
             await work(home)
 
     run_async(within(), timeout_s=TEST_LIMIT_S)
+
+
+def interpreter_for(user: int) -> str:
+    """Return a Python 3.11 or newer that a user may run, or nothing: interpreters in a home directory often cannot be."""
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        check = (path, "-I", "-S", "-c", "import sys; sys.exit(sys.version_info < (3, 11))")
+        with suppress(OSError):
+            if (
+                subprocess.run(
+                    check, user=user, group=user, extra_groups=(), check=False, capture_output=True
+                ).returncode
+                == 0
+            ):
+                return path
+    return ""
 
 
 def is_alive(pid: int) -> bool:

@@ -229,7 +229,8 @@ def _make_v2(mount: Mount, name: str) -> Tree | None:
             os.makedirs(base, exist_ok=True)
             if not os.access(f"{base}/cgroup.procs", os.W_OK):
                 continue
-            for controller in sorted(available):
+            handed_down = _controllers(base, "cgroup.controllers") & set(LIMITS)
+            for controller in sorted(handed_down - _controllers(base, "cgroup.subtree_control")):
                 with suppress(OSError):
                     _write(f"{base}/cgroup.subtree_control", f"+{controller}")
         except OSError:
