@@ -217,3 +217,7 @@ def _version() -> str:
         return version("swarmbus")
     except PackageNotFoundError:
         return "unknown"
+
+
+if __name__ == "__main__":
+    main()

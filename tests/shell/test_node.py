@@ -282,3 +282,17 @@ def test_a_stop_while_a_child_never_gets_ready_still_stops(tmp_path: Path) -> No
         await asyncio.wait_for(node.stop(), 5)
 
     run_async(scene())
+
+
+def test_a_refused_second_node_leaves_the_first_ones_files_alone(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = new_node(tmp_path)
+        node.start()
+        await eventually(lambda: (tmp_path / "run" / "supervisor.sock").exists())
+        other = new_node(tmp_path)
+        other.start()
+        assert await other.err() is not None
+        await node.ready()
+        await node.stop()
+
+    run_async(scene())

@@ -1,294 +1,352 @@
-"""A swarm in memory: the real state, the real loops and machines of the dispatcher, agents that obey; no I/O and no time of its own.
+"""Real nodes on loopback for process-level tests: started with the command a user types, killed by pid, nothing left behind.
 
-The simulator and the benchmarks grow from it. ``settle`` lets everything happen that can happen without time passing.
+    with Swarm(tmp_path) as swarm:
+        first = swarm.start("n1")
+        second = swarm.join("n2", role="manager")
+        first.kill()                                  # as a power cut: every process of the node at once
+        first.start()                                 # the same node again, from its state directory
+
+Waiting is always for a condition with a deadline; a failure shows the end of each node's log.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
-from services.dispatcher.core.desk import Flight
-from services.dispatcher.core.loops import all_loops
-from services.dispatcher.core.planning import Planning
-from services.dispatcher.core.specs import needs_new_version, next_version, template_of
-from services.dispatcher.core.statuses import Statuses
-from services.kit.messages.session import StatusUpdate
-from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, EngineDescription, Node, NodeDescription, NodeStatus, Service, Task
-from services.kit.model.specs import (
-    Annotations,
-    ContainerSpec,
-    Platform,
-    Replicated,
-    Resources,
-    RestartPolicy,
-    ServiceMode,
-    ServiceSpec,
-    TaskSpec,
-    UpdateConfig,
-)
-from services.kit.model.states import NodeState, TaskState
-from services.kit.runtime.ids import SeededIds
-from services.kit.state.state import Event, State
-from services.kit.state.transaction import Op, Transaction, TxResult, create, remove, update
+from services.client.blocking import BlockingClient
+from services.kit.errors import SwarmError
+from services.kit.runtime.clock import SystemClock
+from tests.support.ports import free_remote_api
 
-ROUNDS_MAX = 2000
-
-_replace = msgspec.structs.replace
+ROOT = Path(__file__).parents[2]
+READY_S = 20.0
+STOP_S = 25.0
+GONE_S = 5.0
+LOOK_AGAIN_S = 0.02
+LOG_LINES_SHOWN = 60
+CLOCK = SystemClock()
 
 
-def a_service_spec(
-    name: str = "web",
-    *,
-    replicas: int = 1,
-    mode: ServiceMode | None = None,
-    task: TaskSpec | None = None,
-    restart: RestartPolicy | None = None,
-    image: str = "v1",
-    **fields: object,
-) -> ServiceSpec:
-    """Return a valid spec for the fake driver."""
-    template = task or TaskSpec(driver="fake", container=ContainerSpec(image=image))
-    if restart is not None:
-        template = _replace(template, restart=restart)
-    spec = ServiceSpec(annotations=Annotations(name=name), task=template, mode=mode or Replicated(replicas=replicas))
-    return _replace(spec, **fields)
+class ProcessFact(msgspec.Struct, frozen=True):
+    """One process of a node, as `supervisor status --json` shows it."""
+
+    process: str
+    pid: int
+    state: str
+    restarts: int
 
 
-def a_node(name: str, *, cpus: int = 8, memory_bytes: int = 16 << 30, **fields: object) -> Node:
-    """Return a ready node."""
-    description = NodeDescription(
-        hostname=name,
-        platform=Platform(architecture="x86_64", os="linux"),
-        resources=Resources(nano_cpus=cpus * 10**9, memory_bytes=memory_bytes),
-        engine=EngineDescription(name="fake"),
-        drivers=("fake", "process"),
-    )
-    node = Node(
-        id=NodeId(name), description=description, status=NodeStatus(state=NodeState.READY, addr="127.0.0.1", since=1.0)
-    )
-    return _replace(node, **fields)
+class NodeFact(msgspec.Struct, frozen=True):
+    """A node, as `supervisor status --json` shows it."""
+
+    node_id: str
+    cluster_id: str
+    role: str
+    state: str
+    pid: int
+    processes: tuple[ProcessFact, ...]
+
+    def pid_of(self, process: str) -> int:
+        """Return the pid of a process of the node."""
+        return {"supervisor": self.pid, **{each.process: each.pid for each in self.processes}}[process]
+
+
+class SwarmNode:
+    """One node: its state directory, its address, and (while it runs) its supervisor."""
+
+    def __init__(self, name: str, state_dir: Path, remote_api: str, options: tuple[str, ...]) -> None:
+        self.name = name
+        self.state_dir = state_dir
+        self.remote_api = remote_api
+        self.control_socket = str(state_dir / "control.sock")
+        self.lines: list[str] = []
+        self._options = options
+        self._process: subprocess.Popen[str] | None = None
+        self._pump: threading.Thread | None = None
+        self._heard = threading.Condition()
+
+    # -- life
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Run ``supervisor up``; returns when the node is ready."""
+        assert self._process is None, f"{self.name} runs already"
+        with self._heard:
+            self.lines.clear()
+        self._process = subprocess.Popen(
+            [
+                *SUPERVISOR,
+                "up",
+                *("--state-dir", str(self.state_dir), "--listen-remote-api", self.remote_api),
+                *("--hostname", self.name, "--log-level", "debug"),
+                *self._options,
+            ],
+            env=clean_environment(),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self._pump = threading.Thread(target=self._listen, name=f"log of {self.name}", daemon=True)
+        self._pump.start()
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait for `node is ready`."""
+        self.wait_log("node is ready", timeout_s)
+
+    def wait_log(self, text: str, timeout_s: float = READY_S) -> str:
+        """Wait until a line of the log has this text and return the line."""
+        end = CLOCK.monotonic() + timeout_s
+        seen = 0
+        with self._heard:
+            while True:
+                for line in self.lines[seen:]:
+                    if text in line:
+                        return line
+                seen = len(self.lines)
+                ended = self._process is None or self._process.poll() is not None
+                left_s = end - CLOCK.monotonic()
+                over = ended or left_s <= 0
+                assert not over, f"{self.name} never said {text!r}\n{self.log_end()}"
+                self._heard.wait(min(left_s, 0.2))
+
+    def stop(self) -> int:
+        """Stop as a user does with Ctrl-C; returns the exit code."""
+        return self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill every process of the node at once, tasks included, as a power cut does."""
+        pids = [pid for pid in processes_of(self.state_dir) if pid != os.getpid()]
+        for pid in pids:
+            send(pid, signal.SIGSTOP)
+        for pid in [*pids, *processes_of(self.state_dir)]:
+            send(pid, signal.SIGKILL)
+        self._reap()
+
+    def kill_process(self, process: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Kill one process of the node by its pid; returns the pid."""
+        pid = self.status().pid_of(process)
+        os.kill(pid, number)
+        if process == "supervisor":
+            self._reap()
+        return pid
+
+    @property
+    def running(self) -> bool:
+        """True while the supervisor runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def status(self) -> NodeFact:
+        """Ask the supervisor."""
+        done = run_supervisor("status", "--json", "--state-dir", str(self.state_dir))
+        assert done.returncode == 0, done.stderr
+        return msgspec.json.decode(done.stdout, type=NodeFact)
+
+    def client(self) -> BlockingClient:
+        """Return a client of this node's control socket; close it."""
+        return BlockingClient(self.control_socket)
+
+    def log_end(self) -> str:
+        """Return the last lines of the log."""
+        return "\n".join([f"--- {self.name}", *self.lines[-LOG_LINES_SHOWN:]])
+
+    # -- inside
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None, f"{self.name} does not run"
+        self._process.send_signal(number)
+        try:
+            code = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} does not stop\n{self.log_end()}") from None
+        self._reap()
+        return code
+
+    def _reap(self) -> None:
+        if self._process is None:
+            return
+        self._process.wait(STOP_S)
+        assert self._pump is not None
+        self._pump.join(GONE_S + STOP_S)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._process = None
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._heard:
+                self.lines.append(line.rstrip("\n"))
+                self._heard.notify_all()
+        with self._heard:
+            self._heard.notify_all()
 
 
 class Swarm:
-    """State, dispatcher and agents."""
+    """Nodes of one test. The directory must be short: local sockets have paths of 107 bytes at most."""
 
-    def __init__(self, nodes: int = 3, *, seed: int = 1, history: int = 5) -> None:
-        self.now = 1_700_000_000.0
-        self.state = State()
-        self.rng = random.Random(seed)
-        self.ids = SeededIds(seed)
-        self.obedient: set[NodeId] = set()
-        """Nodes whose agents do what they are told."""
-        self.behaviour: Callable[[Task], TaskState | None] = lambda task: None
-        """What becomes of a task that would start: a state, or None for RUNNING."""
-        self._sequence = 0
-        self._in_flight: list[Flight] = []
-        self.on_events: list[Callable[[list[Event]], None]] = []
-        cluster = Cluster(id=ClusterId("cluster"))
-        spec = _replace(
-            cluster.spec, orchestration=_replace(cluster.spec.orchestration, task_history_retention_limit=history)
-        )
-        self.write(create(_replace(cluster, spec=spec)))
-        for number in range(nodes):
-            self.add_node(f"n{number + 1}")
-        self.become_leader()
+    def __init__(self, directory: Path) -> None:
+        self._directory = Path("/tmp") / f"sb-{os.getpid()}-{abs(hash(str(directory))) % 100000:05}"
+        self.nodes: dict[str, SwarmNode] = {}
 
-    # -- the leader
-
-    def become_leader(self) -> None:
-        """Start a term: whatever the last leader knew besides the state is gone."""
-        self._in_flight = []
-        self.statuses = Statuses(NodeId("manager"))
-        loops = all_loops(lambda: TaskId(self.ids.new("task")), (self.statuses,))
-        self.planning = Planning(self.state, loops)
-
-    def write(self, *ops: Op) -> TxResult:
-        """Apply a transaction and tell the leader what it changed."""
-        self._sequence += 1
-        transaction = Transaction(client="swarm", sequence=self._sequence, at=self.now, ops=ops)
-        before = {(op.table, op.id): self.state.get(op.table, op.id) for op in ops}
-        result, changes = self.state.apply(transaction)
-        events = [
-            Event(
-                action=change.action,
-                table=change.table,
-                old=before[change.table, change.id],
-                new=self.state.get(change.table, change.id),
-            )
-            for change in changes
-        ]
-        if hasattr(self, "planning"):
-            self.planning.absorb(events, self.now)
-        for listener in self.on_events:
-            listener(events)
-        return result
-
-    def plan(self) -> list[Flight]:
-        """Run one pass and keep its transactions under way."""
-        flights = self.planning.run(self.now)
-        self._in_flight += flights
-        return flights
-
-    def land(self, flight: Flight) -> TxResult:
-        """Let the store decide about a transaction that is under way."""
-        self._in_flight.remove(flight)
-        result = self.write(*flight.ops)
-        self.planning.answer(flight.number, result, self.now)
-        return result
-
-    def settle(self, *, agents: bool = True) -> int:
-        """Let leader, store and agents act until nobody has anything to do; return the number of rounds."""
-        for round_number in range(ROUNDS_MAX):
-            busy = bool(self._in_flight)
-            for flight in list(self._in_flight):
-                self.land(flight)
-            due = self.planning.due()
-            if due is not None and due <= self.now:
-                self.plan()
-                busy = True
-            if agents and self.agents_act():
-                busy = True
-            if not busy and not self._in_flight:
-                return round_number
-        raise AssertionError("the swarm does not settle")
-
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass, waking the leader whenever it wants to be woken."""
-        until = self.now + seconds
-        self.settle()
-        while True:
-            due = self.planning.due()
-            if due is None or due > until:
-                break
-            self.now = max(self.now, due)
-            self.settle()
-        self.now = until
-        self.settle()
-
-    # -- nodes and agents
-
-    def add_node(self, name: str, **fields: object) -> Node:
-        """Add a ready node whose agent obeys."""
-        node = a_node(name, **fields)  # type: ignore[arg-type]
-        self.write(create(node))
-        self.obedient.add(node.id)
+    def node(self, name: str, *options: str) -> SwarmNode:
+        """Return a new node that is not started yet."""
+        node = SwarmNode(name, self._directory / name, free_remote_api(), options)
+        self.nodes[name] = node
         return node
 
-    def change_node(self, name: str, **fields: object) -> None:
-        """Replace fields of a node."""
-        node = self.state.nodes[NodeId(name)]
-        self.write(update(_replace(node, **fields)))
+    def start(self, name: str, *options: str) -> SwarmNode:
+        """Start a node that makes a cluster of itself."""
+        return self.node(name, *options).start()
 
-    def lose_node(self, name: str) -> None:
-        """The node is gone, and the dispatcher has noticed."""
-        self.obedient.discard(NodeId(name))
-        self.set_node_state(name, NodeState.DOWN)
+    def join(self, name: str, *options: str, role: str = "worker", via: SwarmNode | None = None) -> SwarmNode:
+        """Start a node that joins the cluster of the first one (or of ``via``)."""
+        return self.joining(name, *options, role=role, via=via).start()
 
-    def set_node_state(self, name: str, state: NodeState) -> None:
-        """Set what is known of a node."""
-        node = self.state.nodes[NodeId(name)]
-        self.write(update(_replace(node, status=_replace(node.status, state=state, since=self.now))))
+    def joining(self, name: str, *options: str, role: str = "worker", via: SwarmNode | None = None) -> SwarmNode:
+        """Return a new node that will join when it is started."""
+        via = via or next(node for node in self.nodes.values() if node.running)
+        return self.node(name, "--join-addr", via.remote_api, "--join-token", self.token(role, via), *options)
 
-    def agents_act(self) -> bool:
-        """Let every obedient agent take each of its tasks to where it should be; False when there was nothing to do."""
-        acted = False
-        for node in sorted(self.obedient):
-            updates = [
-                StatusUpdate(task_id=task.id, status=_replace(task.status, state=state, message=state.name.lower()))
-                for task in self.state.tasks_of_node(node).values()
-                if (state := self._next_state(task)) is not None
-            ]
-            acted = bool(updates and self.report(node, updates)) or acted
-        return acted
+    def token(self, role: str, via: SwarmNode | None = None) -> str:
+        """Return a join token of the cluster."""
+        via = via or next(node for node in self.nodes.values() if node.running)
+        with via.client() as client:
+            tokens = client.clusters.get().root_ca.join_tokens
+        return tokens.manager if role == "manager" else tokens.worker
 
-    def report(self, node: NodeId, updates: list[StatusUpdate]) -> list[TaskId]:
-        """Report statuses as an agent does."""
-        tasks = self.statuses.offer(self.planning.desk, node, updates)
-        self.planning.nudge(self.statuses, tasks)
-        return tasks
+    def leader(self) -> SwarmNode:
+        """Return the node that leads now, asked of any running node; waits while there is none."""
+        found: list[SwarmNode] = []
 
-    def _next_state(self, task: Task) -> TaskState | None:
-        state = task.status.state
-        if state.terminal or state < TaskState.ASSIGNED:
+        def look() -> bool:
+            for node in self.nodes.values():
+                if node.running and (leader := self._leader_seen_by(node)):
+                    found.append(leader)
+                    return True
+            return False
+
+        wait_until(look, "there is a leader")
+        return found[0]
+
+    def close(self) -> list[str]:
+        """Stop everything; returns what had to be killed because a node had left it behind."""
+        for node in reversed(self.nodes.values()):
+            if node.running:
+                node._end(signal.SIGINT)
+        left = []
+        for node in self.nodes.values():
+            for pid in processes_of(node.state_dir):
+                left.append(f"{node.name}: {command_of(pid)}")
+                send(pid, signal.SIGKILL)
+        wait_until(lambda: not processes_of(self._directory), "all processes are gone", GONE_S)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return left
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(mode=0o700)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            sys.stderr.write("\n".join(node.log_end() for node in self.nodes.values()) + "\n")
+        self.close()
+
+    def _leader_seen_by(self, node: SwarmNode) -> SwarmNode | None:
+        try:
+            with node.client() as client:
+                leaders = [each for each in client.nodes.list() if each.manager_status and each.manager_status.leader]
+        except SwarmError:
             return None
-        if task.desired_state > TaskState.COMPLETE:
-            return TaskState.SHUTDOWN
-        if task.desired_state is TaskState.READY:
-            return TaskState.READY if state < TaskState.READY else None
-        if state < TaskState.RUNNING:
-            return self.behaviour(task) or TaskState.RUNNING
-        return None
+        names = {each.description.hostname for each in leaders}
+        return next((self.nodes[name] for name in names if name in self.nodes and self.nodes[name].running), None)
 
-    def end_task(self, task: Task, state: TaskState) -> None:
-        """A task ends by itself."""
-        assert task.node_id is not None
-        self.report(task.node_id, [StatusUpdate(task_id=task.id, status=_replace(task.status, state=state))])
 
-    # -- users
+SUPERVISOR = (sys.executable, "-P", "-m", "services.cli.supervisor")
 
-    def create_service(self, spec: ServiceSpec | None = None, **fields: object) -> Service:
-        """Create a service as the control API does."""
-        chosen = spec or a_service_spec(**fields)  # type: ignore[arg-type]
-        service = Service(id=ServiceId(f"id-{chosen.annotations.name}"), spec=chosen)
-        result = self.write(create(service), create(template_of(service)))
-        assert result.conflict is None, result
-        return service
 
-    def update_service(self, name: str, spec: ServiceSpec) -> None:
-        """Replace a service's spec as the control API does."""
-        service = self.service(name)
-        fresh = _replace(
-            service,
-            spec=spec,
-            previous_spec=service.spec,
-            previous_spec_version=service.spec_version,
-            update_status=None,
-        )
-        ops = []
-        if needs_new_version(service.spec, spec):
-            fresh = _replace(fresh, spec_version=next_version(self.state, service))
-            ops.append(create(template_of(fresh)))
-        result = self.write(update(fresh), *ops)
-        assert result.conflict is None, result
+def clean_environment() -> dict[str, str]:
+    """Return an environment without settings of our own, in which ``services`` is found."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SWARMBUS_")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
-    def scale(self, name: str, replicas: int) -> None:
-        """Change the number of replicas."""
-        self.update_service(name, _replace(self.service(name).spec, mode=Replicated(replicas=replicas)))
 
-    def set_image(self, name: str, image: str, config: UpdateConfig | None = None) -> None:
-        """Change the image of a service, and how the change rolls out."""
-        spec = self.service(name).spec
-        task = _replace(spec.task, container=_replace(spec.task.container, image=image))
-        self.update_service(name, _replace(spec, task=task, update=config or spec.update))
+def run_supervisor(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    """Run the supervisor command to its end."""
+    return subprocess.run(
+        [*SUPERVISOR, *arguments],
+        env=clean_environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
 
-    def remove_service(self, name: str) -> None:
-        """Delete a service."""
-        self.write(remove(self.service(name)))
 
-    # -- looking
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = READY_S) -> None:
+    """Wait until a condition holds, for things that nobody tells us about; fails after the deadline."""
+    end = CLOCK.monotonic() + timeout_s
+    while not condition():
+        assert CLOCK.monotonic() < end, f"it did not come true within {timeout_s:g} s that {what}"
+        select.select([], [], [], LOOK_AGAIN_S)
 
-    def service(self, name: str = "web") -> Service:
-        """The service with this name."""
-        service = self.state.service_named(name)
-        assert service is not None
-        return service
 
-    def tasks(self, name: str = "web", *, where: Callable[[Task], bool] = lambda task: True) -> list[Task]:
-        """Tasks of a service by slot, oldest first."""
-        found = [task for task in self.state.tasks_of_service(ServiceId(f"id-{name}")).values() if where(task)]
-        return sorted(found, key=lambda task: (task.slot, task.meta.created_at, task.meta.version, task.id))
+def processes_of(state_dir: Path) -> list[int]:
+    """Return the live processes that have to do with a state directory: by command line, environment or working directory."""
+    return sorted(pid for pid in _pids() if _belongs(pid, str(state_dir)))
 
-    def running(self, name: str = "web") -> list[Task]:
-        """Tasks of a service that run and are meant to."""
-        return self.tasks(
-            name, where=lambda t: t.status.state is TaskState.RUNNING and t.desired_state is TaskState.RUNNING
-        )
 
-    def images(self, tasks: Iterable[Task]) -> list[str]:
-        """Images of tasks."""
-        specs = (self.state.spec(task.service_id, task.spec_version) for task in tasks)
-        return ["" if spec is None else spec.task.container.image for spec in specs]
+def command_of(pid: int) -> str:
+    """Return a process's command line, for messages."""
+    return f"{pid} {_read(pid, 'cmdline').replace(chr(0), ' ')}"
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may be gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _belongs(pid: int, directory: str) -> bool:
+    if pid == os.getpid() or _read(pid, "stat").rpartition(")")[2].split()[:1] in ([], ["Z"]):
+        return False
+    words = [
+        *_read(pid, "cmdline").split("\0"),
+        *(word.partition("=")[2] for word in _read(pid, "environ").split("\0")),
+    ]
+    with contextlib.suppress(OSError):
+        words.append(os.readlink(f"/proc/{pid}/cwd"))
+    return any(word == directory or word.startswith(f"{directory}/") for word in words)
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""

@@ -117,7 +117,7 @@ class Children:
         return tuple(
             ProcessStatus(
                 process=name,
-                pid=self._processes[name].pid if child.alive else 0,
+                pid=self._processes[name].pid if name in self._processes else 0,
                 state=child.state.value,
                 restarts=child.restarts,
                 since=child.since + self._wall_offset_s,
@@ -134,10 +134,10 @@ class Children:
                 case Spawn():
                     self._spawn(name)
                 case Terminate():
-                    self._processes[name].send_signal(signal.SIGTERM)
+                    self._signal(name, signal.SIGTERM)
                 case Kill():
                     self._log.warning("process killed", child=name)
-                    self._processes[name].kill()
+                    self._signal(name, signal.SIGKILL)
                 case Note():
                     self._log.error(action.event, child=name, cause=action.cause, restart_in_s=action.restart_in_s)
                 case GiveUp():
@@ -148,19 +148,31 @@ class Children:
         self._changed()
 
     def _spawn(self, name: str) -> None:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
-            self._command(name),
-            cwd=self._run_dir,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            pass_fds=(self._lock.descriptor,),
-            process_group=0,
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+                self._command(name),
+                cwd=self._run_dir,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                pass_fds=(self._lock.descriptor,),
+                process_group=0,
+            )
+        except OSError as error:
+            self._log.error("process cannot be started", child=name, cause=str(error))
+            asyncio.get_running_loop().call_soon(self._step, name, Exited(code=ExitCode.CRASH))
+            return
         self._processes[name] = process
-        watch_end(process.pid, lambda: self._step(name, Exited(code=process.wait())))
-        self._lock.record([self._processes[each].pid for each, child in self._children.items() if child.alive])
+        watch_end(process.pid, lambda: self._reap(name))
+        self._lock.record([running.pid for running in self._processes.values()])
         self._log.debug("process started", child=name, child_pid=process.pid)
+
+    def _reap(self, name: str) -> None:
+        self._step(name, Exited(code=self._processes.pop(name).wait()))
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        if name in self._processes:
+            self._processes[name].send_signal(number)
 
     def _arm(self, name: str, child: Child) -> None:
         timer = self._timers.pop(name, None)

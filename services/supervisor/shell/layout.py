@@ -30,6 +30,7 @@ class Layout:
         self.state_file = state_dir / "state.json"
         self._raft = state_dir / "raft"
         self._made = False
+        self._claimed = False
         self._lock = FileLock(state_dir / ".lock", "a supervisor")
 
     def claim(self) -> None:
@@ -38,6 +39,7 @@ class Layout:
             self._made = not self.state_dir.exists()
             make_directory(self.state_dir)
             self._lock.acquire()
+            self._claimed = True
             for name, mode in DIRECTORIES:
                 make_directory(self.state_dir / name, mode=mode)
         except OSError as error:
@@ -53,6 +55,8 @@ class Layout:
 
     def withdraw(self) -> None:
         """Undo ``claim`` for a node that never came to be: what is still empty goes, what was there before stays."""
+        if not self._claimed:
+            return
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for name, _ in DIRECTORIES:
             _remove_empty(self.state_dir / name)
