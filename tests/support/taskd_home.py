@@ -73,6 +73,11 @@ class Home:
         mark = str(self.root).encode()
         return [pid for pid in living() if pid != os.getpid() and mark in _command_and_environment(pid)]
 
+    def taskd(self) -> int:
+        """Return the pid of the running taskd."""
+        (pid,) = (pid for pid in self.processes() if b"taskd/__main__.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return pid
+
     def start_as(self, user: int) -> None:
         """Start taskd as another user, by hand; the clients find it running."""
         tasks_dir = self.root / "tasks"

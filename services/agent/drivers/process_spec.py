@@ -77,6 +77,7 @@ def check(bundle: TaskBundle) -> None:
         fields += sorted({"user", "groups"} & set_fields(container) or {"privileges.no_new_privileges"})
     if fields:
         raise Unsupported(DRIVER, tuple(sorted(set(fields))))
+    log_limits(task.driver_options)
     if not (*container.command, *container.args):
         raise Rejected("the process driver needs a command")
     if container.dir and not Path(container.dir).is_absolute():
@@ -84,7 +85,6 @@ def check(bundle: TaskBundle) -> None:
     if container.dir and not Path(container.dir).is_dir():
         raise Rejected(f"container.dir: there is no directory {container.dir} on this node")
     stop_signal(container)
-    log_limits(task.driver_options)
 
 
 def make_spec(bundle: TaskBundle, ports: tuple[ChosenPort, ...], work_dir: Path, files: Mapping[str, str]) -> TaskSpec:
