@@ -90,6 +90,13 @@ class NodeSettings(BaseSettings):
     def _sockets_fit(cls, path: Path) -> Path:
         return checked_state_dir(path)
 
+    @field_validator("engine_addr")
+    @classmethod
+    def _engine_is_local(cls, value: str) -> str:
+        if not value.startswith("unix:///"):
+            raise ValueError("an engine is reached over a local socket: write unix:///path")
+        return value
+
     @field_validator("listen_remote_api", "advertise_remote_api", "join_addr")
     @classmethod
     def _addresses_parse(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:

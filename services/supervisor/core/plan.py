@@ -21,6 +21,7 @@ NEEDS: dict[str, frozenset[str]] = {
     "gateway": frozenset(),
     "agent": frozenset({"gateway"}),
 }
+MANAGER_STOP_STAGES = (("dispatcher",), ("ca",), ("raft",))
 STOP_STAGES = (("agent",), ("gateway", "dispatcher"), ("ca",), ("raft",))
 """Those who ask stop before those who answer."""
 

@@ -28,6 +28,8 @@ class Board:
         self.identity: Identity | None = None
         self.bootstrapping = False
         self.managers: tuple[ManagerPeer, ...] = ()
+        self.wanted_role: Role | None = None
+        """What the swarm wants, None until it has said so."""
         self._certificates = certificates
         self._remote_addr = remote_addr
         self._serial = 0
@@ -54,6 +56,11 @@ class Board:
         self.bootstrapping = False
         self._serial += 1
         self._publish()
+
+    def want_role(self, role: Role) -> None:
+        """Take the swarm's wish for a role."""
+        self.wanted_role = role
+        self.changes.announce()
 
     def set_managers(self, managers: tuple[ManagerPeer, ...]) -> bool:
         """Take a new list of managers; False when nothing changed."""

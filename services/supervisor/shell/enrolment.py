@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import TypeVar
 
 from services.kit.bus.api import LocalAddress, RemoteAddress
 from services.kit.bus.door import knock
@@ -27,10 +28,12 @@ from services.kit.bus.zmq import ZmqBus
 from services.kit.errors import DeadlineExceeded, InvalidArgument, SwarmError, Unauthenticated, Unavailable
 from services.kit.messages import identity as messages
 from services.kit.messages.identity import DoorReply, Issued
+from services.kit.messages.method import Call
 from services.kit.model.ids import ClusterId, NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Availability
 from services.kit.model.tokens import parse_token, root_digest
+from services.kit.model.value import Value
 from services.kit.runtime.ids import IdSource
 from services.kit.runtime.log import Log
 from services.supervisor.core.identity import Found
@@ -41,6 +44,8 @@ BACK_OFF_MAX_S = 3.0
 """About ten seconds of attempts, as SwarmKit's joiners make."""
 _WHY = "it is another cluster, its root was rotated, or somebody is in the middle"
 ROOT_KEY_FILE = "swarm-root-ca.key"
+
+RequestT = TypeVar("RequestT", bound=Value)
 
 
 class Enrolment:
@@ -120,6 +125,18 @@ class Enrolment:
             delay_s = min(delay_s * 2, BACK_OFF_MAX_S)
         raise Unavailable(f"no manager answers at {', '.join(addresses)}: {problem}")
 
+    async def renew(self, current: Identity, managers: tuple[ManagerPeer, ...], *, remote_addr: str) -> Identity:
+        """Ask any manager for a fresh certificate for the same key; its role is what the swarm observes."""
+        problem: SwarmError = Unavailable("no manager is known")
+        for peer in managers:
+            try:
+                issued = await self._ask(peer, messages.RENEW, messages.RenewRequest(remote_addr=remote_addr))
+            except (Unavailable, DeadlineExceeded) as error:
+                problem = error
+            else:
+                return self._keep(current.key, issued, current.roots)
+        raise problem
+
     async def _knock(self, address: str) -> DoorReply:
         door = node_ports(address).door
         try:
@@ -132,16 +149,19 @@ class Enrolment:
         self._bus.set_identity(Identity.joining(door.roots, key))
         problem: SwarmError = Unavailable("the join door names no manager")
         for peer in door.managers:
-            host, port = parse_address(peer.addr)
             try:
-                connection = await self._bus.dial(RemoteAddress(host=host, port=port, certificate=peer.certificate))
-                try:
-                    return await connection.call(messages.ISSUE, request)
-                finally:
-                    await connection.close()
+                return await self._ask(peer, messages.ISSUE, request)
             except (Unavailable, DeadlineExceeded) as error:
                 problem = error
         raise problem
+
+    async def _ask(self, peer: ManagerPeer, method: Call[RequestT, Issued], request: RequestT) -> Issued:
+        host, port = parse_address(peer.addr)
+        connection = await self._bus.dial(RemoteAddress(host=host, port=port, certificate=peer.certificate))
+        try:
+            return await connection.call(method, request)
+        finally:
+            await connection.close()
 
     def _keep(self, key: NodeKey, issued: Issued, roots: bytes) -> Identity:
         """Check the answer before anything is written."""

@@ -49,6 +49,11 @@ class Layout:
         """Tell whether ``raft/`` has content."""
         return any(self._raft.iterdir())
 
+    def clear_store(self) -> None:
+        """Empty ``raft/``: a node that is no manager any more has no vote to remember."""
+        shutil.rmtree(self._raft)
+        make_directory(self._raft)
+
     def release(self) -> None:
         """Let the next supervisor in; idempotent."""
         self._lock.release()

@@ -13,6 +13,8 @@ import random
 import socket
 from enum import StrEnum
 
+import msgspec
+
 from services.kit.bus.api import LocalAddress
 from services.kit.bus.identity import Identity
 from services.kit.bus.ports import node_ports
@@ -31,7 +33,7 @@ from services.kit.runtime.log import Log, set_node
 from services.kit.runtime.tasks import TaskOwner
 from services.supervisor.config import TICK_S, NodeSettings
 from services.supervisor.core.identity import Bootstrap, Join, Load, Refuse, plan_identity
-from services.supervisor.core.plan import STOP_STAGES, wanted
+from services.supervisor.core.plan import MANAGER_STOP_STAGES, STOP_STAGES, wanted
 from services.supervisor.shell.addresses import advertised, check_free
 from services.supervisor.shell.board import Board
 from services.supervisor.shell.children import Children, Command, child_environment, python_module
@@ -42,6 +44,8 @@ from services.supervisor.shell.layout import Layout
 from services.supervisor.shell.orphans import ChildrenLock
 
 CONTROL_RETRY_S = 0.05
+RENEW_RETRY_FIRST_S = 0.2
+RENEW_RETRY_MAX_S = 60.0
 
 
 class NodeStage(StrEnum):
@@ -76,10 +80,11 @@ class Node:
     ) -> None:
         self.stage = NodeStage.CREATED
         self._settings = settings
-        self._clock = clock
+        self._rng = rng
         self._log = Log("node")
-        self._tasks = TaskOwner("node")
-        self._error: Exception | None = None
+        self._run_task = TaskOwner("node")
+        self._work = TaskOwner("node")
+        self._error: BaseException | None = None
         self._stop_wanted = asyncio.Event()
         self._given_up = asyncio.Event()
         self._was_ready = False
@@ -110,7 +115,7 @@ class Node:
         if self.stage is not NodeStage.CREATED:
             raise FailedPrecondition("the node was started already")
         self._move(NodeStage.STARTED)
-        self._tasks.spawn("run", self._run())
+        self._run_task.spawn("run", self._run())
 
     async def stop(self) -> None:
         """Stop in stages and wait until closed; idempotent. Raises FailedPrecondition before start."""
@@ -126,7 +131,7 @@ class Node:
                 raise self._error or Unavailable("the node was stopped before it was ready")
             await self._moved.wait()
 
-    async def err(self) -> Exception | None:
+    async def err(self) -> BaseException | None:
         """Wait until the node is closed; returns what ended it, None after a stop that was asked for."""
         while self.stage is not NodeStage.CLOSED:
             await self._moved.wait()
@@ -160,9 +165,8 @@ class Node:
             save_managers(self._layout.state_file, self._board.managers)
 
     def node_seen(self, report: NodeReport) -> None:
-        """Ask for a fresh certificate when the swarm wants another role for this node."""
-        if report.desired_role is not self._board.role:
-            self._log.info("another role is wanted", role=report.desired_role.value)
+        """Take what the swarm wants of this node; another role is fetched with a fresh certificate."""
+        self._board.want_role(report.desired_role)
 
     def status(self) -> StatusReply:
         """How the node is."""
@@ -187,18 +191,21 @@ class Node:
     # -- life
 
     async def _run(self) -> None:
-        """Live until a stop is wanted, the life fails or a child ends it; then take everything down again."""
-        life = self._tasks.spawn("life", self._live())
-        ends = (
-            life,
-            self._tasks.spawn("stop", self._stop_wanted.wait()),
-            self._tasks.spawn("given-up", self._given_up.wait()),
+        """Live until a stop is wanted, a task fails or a child gives up; then take everything down again."""
+        self._work.spawn("life", self._live())
+        failures = (
+            self._work.spawn("failure", self._work.failed()),
+            self._work.spawn("broken", self._bus.failed()),
         )
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if life.done() and self._error is None:
-            self._error = _error_of(life)
-        for end in ends:
-            end.cancel()
+        wishes = (
+            self._work.spawn("stop", self._stop_wanted.wait()),
+            self._work.spawn("given-up", self._given_up.wait()),
+        )
+        await asyncio.wait((*failures, *wishes), return_when=asyncio.FIRST_COMPLETED)
+        for failure in failures:
+            if failure.done() and self._error is None:
+                self._error = failure.result()
+        await self._work.close()
         self._move(NodeStage.STOPPED)
         await self._close()
         self._move(NodeStage.CLOSED)
@@ -210,8 +217,9 @@ class Node:
         await self._front.open(self._bus, self._settings.supervisor_socket)
         await self._enrol()
         self._children.start(wanted(self._board.role))
+        self._work.spawn("role", self._follow_wanted_role())
         await self._become_ready()
-        await self._given_up.wait()
+        await self._run_halves()
 
     async def _enrol(self) -> None:
         """Get an identity; children that will be needed in any case start meanwhile."""
@@ -257,6 +265,39 @@ class Node:
         self._move(NodeStage.READY)
         self._log.info("node is ready", addr=self._board.facts.remote_addr, control=self._settings.control_socket)
 
+    async def _run_halves(self) -> None:
+        """Start and stop the manager half as the certificate's role says; the agent half runs on untouched."""
+        role = self._board.role
+        while True:
+            while self._board.role is role:
+                await self._board.changes.wait()
+            role = self._board.role
+            self._log.info("role changed", role=role.value if role else "")
+            if role is Role.MANAGER:
+                self._children.start(wanted(role))
+            else:
+                await self._children.stop(MANAGER_STOP_STAGES)
+                self._layout.clear_store()
+
+    async def _follow_wanted_role(self) -> None:
+        """Renew the certificate, with back-off, until it carries the role that the swarm wants."""
+        delay_s = RENEW_RETRY_FIRST_S
+        while True:
+            while self._board.wanted_role in {None, self._board.role}:
+                delay_s = RENEW_RETRY_FIRST_S
+                await self._board.changes.wait()
+            facts, identity = self._board.facts, self._board.identity
+            assert identity is not None, "a role is only wanted of a node that is in a swarm"
+            try:
+                fresh = await self._enrolment.renew(identity, facts.managers, remote_addr=facts.remote_addr)
+                if fresh.role != identity.role:
+                    self._adopt(fresh, self._board.managers)
+            except SwarmError as error:
+                self._log.warning("certificate was not renewed", cause=str(error))
+            if self._board.wanted_role is not self._board.role:
+                await asyncio.sleep(delay_s * (0.5 + self._rng.random() / 2))
+                delay_s = min(2 * delay_s, RENEW_RETRY_MAX_S)
+
     async def _until_control_answers(self) -> None:
         while True:
             try:
@@ -297,16 +338,9 @@ class Node:
         self._given_up.set()
 
 
-def _error_of(ended: asyncio.Task[None]) -> Exception | None:
-    if ended.cancelled():
-        return None
-    error = ended.exception()
-    assert error is None or isinstance(error, Exception)
-    return error
-
-
 def _told_to_children(settings: NodeSettings, remote_addr: str) -> dict[str, str]:
-    """Return the settings of the children as environment variables."""
+    """Return the settings of the children as environment variables; each child reads what it has a field for."""
+    generic = [part.strip() for part in settings.generic_node_resources.split(",") if part.strip()]
     return {
         "SWARMBUS_STATE_DIR": str(settings.state_dir),
         "SWARMBUS_LOG_LEVEL": settings.log_level,
@@ -314,9 +348,9 @@ def _told_to_children(settings: NodeSettings, remote_addr: str) -> dict[str, str
         "SWARMBUS_LISTEN_REMOTE_API": settings.listen_remote_api,
         "SWARMBUS_ADVERTISE_REMOTE_API": remote_addr,
         "SWARMBUS_LISTEN_CONTROL_API": settings.control_socket,
-        "SWARMBUS_ENGINE_ADDR": settings.engine_addr,
+        "SWARMBUS_DOCKER_SOCKET": settings.engine_addr.removeprefix("unix://"),
         "SWARMBUS_AVAILABILITY": settings.availability.value,
-        "SWARMBUS_GENERIC_NODE_RESOURCES": settings.generic_node_resources,
+        "SWARMBUS_GENERIC_RESOURCES": msgspec.json.encode(generic).decode(),
         "SWARMBUS_FORCE_NEW_CLUSTER": str(settings.force_new_cluster).lower(),
         "SWARMBUS_HEARTBEAT_INTERVAL_S": str(round(settings.heartbeat_tick * TICK_S, 3)),
         "SWARMBUS_ELECTION_TIMEOUT_S": str(round(settings.election_tick * TICK_S, 3)),
