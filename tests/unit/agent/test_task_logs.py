@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +140,24 @@ def test_what_a_crash_left_without_a_record_is_not_lost(pipe: Pipe) -> None:
         (LogStream.STDOUT, b"not yet"),
         (LogStream.STDERR, b"after"),
     ]
+
+
+@pytest.mark.parametrize("splices", [True, False])
+def test_on_a_full_disk_output_is_dropped_and_counted_and_the_task_goes_on(pipe: Pipe, splices: bool) -> None:
+    pipe.writer._can_splice = splices
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    pipe.write(STDOUT, b"before\n", 1.0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for _ in range(5):
+            pipe.write(STDOUT, b"x" * 400, 2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    pipe.write(STDOUT, b"\nafter\n", 3.0)
+    first, cut, last = (line.data for line in everything(pipe.directory))
+    assert (first, last) == (b"before", b"after")
+    assert len(cut) + pipe.writer.dropped_bytes == 5 * 400
+    assert pipe.writer.dropped_bytes > 0
 
 
 def test_half_a_record_is_not_read(pipe: Pipe) -> None:
