@@ -84,6 +84,10 @@ class Answers:
         match request.text:
             case "not-found":
                 raise NotFound("no such word")
+            case "large":
+                return Word(data=request.data * 2)
+            case "cancelled":
+                raise asyncio.CancelledError
             case "assert":
                 raise AssertionError("broken on purpose")
             case _:

@@ -11,7 +11,7 @@ import asyncio
 import zmq
 
 from services.kit.bus import zmq_wire
-from services.kit.bus.zmq_socket import Context, Drained, Monitor, Socket, tune
+from services.kit.bus.zmq_socket import Context, Drained, Monitor, Socket, stop_listening, tune
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 
 QUESTION_BYTES_MAX = 64
@@ -22,6 +22,7 @@ VISIT_S = 5.0
 VISITORS_MAX = 512
 _BACKLOG = 1024
 _HANDSHAKE_MS = 5_000
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _QUESTION = b"roots?"
 
 
@@ -51,14 +52,20 @@ class ZmqDoor:
         self._loop = asyncio.get_running_loop()
         self._visitors: dict[int, tuple[object, asyncio.TimerHandle]] = {}
         """By descriptor, the oldest first: who it is and when it must go."""
-        self._monitor = Monitor(context, listening, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED, self._on_event)
+        self._closing = False
+        self._unbound = asyncio.Event()
+        self._monitor = Monitor(context, listening, _EVENTS, self._on_event)
         self._drained = Drained(listening, self._take_one)
 
     async def close(self) -> None:
         """Close the door; idempotent."""
+        if self._closing:
+            return
+        self._closing = True
         for _, timer in self._visitors.values():
             timer.cancel()
         self._visitors.clear()
+        await stop_listening(self._socket, self._unbound, linger_ms=0)
         self._monitor.close()
         self._drained.close()
 
@@ -73,7 +80,9 @@ class ZmqDoor:
 
     def _on_event(self, event: int, descriptor: int) -> None:
         self._forget(descriptor)
-        if event == zmq.EVENT_ACCEPTED:
+        if event == zmq.EVENT_CLOSED:
+            self._unbound.set()
+        elif event == zmq.EVENT_ACCEPTED and not self._closing:
             if len(self._visitors) >= VISITORS_MAX:
                 self._show_out(next(iter(self._visitors)))
             timer = self._loop.call_later(VISIT_S, self._visit_over, descriptor)

@@ -17,7 +17,7 @@ from services.kit.bus.answered import Answered, drain
 from services.kit.bus.api import Caller, Limits
 from services.kit.bus.rpc import Table
 from services.kit.bus.zmq_desk import Desk
-from services.kit.bus.zmq_socket import Context, Drained, Monitor, Socket
+from services.kit.bus.zmq_socket import Context, Drained, Monitor, Socket, stop_listening
 from services.kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -36,6 +36,8 @@ FAREWELL_MS = 200
 """Frames handed to libzmq get this long to leave when the listener closes."""
 _SRCFD = 2
 """Message property: the descriptor of the connection. Deprecated in libzmq, but the only way to cut one connection."""
+
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 _log = Log("bus")
 
@@ -91,7 +93,8 @@ class ZmqListener:
         self._anonymous: set[Answered] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._monitor = Monitor(context, socket, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED, self._on_event)
+        self._unbound = asyncio.Event()
+        self._monitor = Monitor(context, socket, _EVENTS, self._on_event)
         self._drained = Drained(socket, self._take_one)
 
     def revoke(self, public_key: bytes) -> None:
@@ -111,6 +114,7 @@ class ZmqListener:
             end.kill(Unavailable("the listener was closed"))
         for timer in self._awaited.values():
             timer.cancel()
+        await stop_listening(self._socket, self._unbound, linger_ms=FAREWELL_MS)
         self._monitor.close()
         self._drained.close(linger_ms=FAREWELL_MS)
         self.on_closed()
@@ -225,7 +229,9 @@ class ZmqListener:
             task.add_done_callback(self._leaving.discard)
 
     def _on_event(self, event: int, descriptor: int) -> None:
-        if event == zmq.EVENT_ACCEPTED:
+        if event == zmq.EVENT_CLOSED:
+            self._unbound.set()
+        elif event == zmq.EVENT_ACCEPTED:
             self._stop_awaiting(descriptor)
             self._awaited[descriptor] = self._loop.call_later(
                 self._limits.hello_timeout_s, self._give_up, descriptor, zmq_wire.peer_name(descriptor)

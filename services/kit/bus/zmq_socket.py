@@ -7,6 +7,7 @@ every socket is read until it says EAGAIN, and looked at again after every send 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import Callable
 from itertools import count
@@ -20,6 +21,8 @@ FRAME_OVERHEAD_BYTES = 64
 """What CURVE adds to a frame, rounded up."""
 HANDSHAKE_MS = 30_000
 MAX_SOCKETS = 8192
+ADDRESS_FREE_WITHIN_S = 2.0
+"""libzmq closes a listening socket in its own thread; waited for at most this long."""
 ZAP_ENFORCE_DOMAIN = 93
 """Without it a CURVE server without a ZAP handler lets everybody in. Not among pyzmq's constants, but in libzmq since 4.3."""
 
@@ -115,6 +118,15 @@ class Monitor:
         self._socket.recv()
         event, value = _EVENT.unpack(header[:6])
         self._on_event(event, value)
+
+
+async def stop_listening(socket: Socket, closed: asyncio.Event, *, linger_ms: int) -> None:
+    """Unbind and wait until the address is free again (``closed`` is set on EVENT_CLOSED); peers' connections end with it."""
+    socket.setsockopt(zmq.LINGER, linger_ms)
+    socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ADDRESS_FREE_WITHIN_S):
+            await closed.wait()
 
 
 def new_context() -> Context:
