@@ -24,6 +24,9 @@ class GatewaySettings(ProcessSettings):
     request_timeout_s: float = 10.0
     """For opening a stream through another manager, and for calls that come without a deadline."""
 
+    claim_well_known_socket: bool = True
+    """Be found by this user's clients without being named, unless another node is already."""
+
     @property
     def ports(self) -> NodePorts:
         """Where this node listens."""

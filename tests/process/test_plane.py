@@ -421,7 +421,7 @@ def test_a_worker_of_another_version_hands_its_listeners_over_and_retires(tmp_pa
             door.close()
             await starting
             await running.show(route(port, task.backend()))
-            assert await early == ["a"], "who knocked at the old worker is served by the new one"
+            assert list(await early) == ["a"], "who knocked at the old worker is served by the new one"
             pid = running.pids[0]
             await running.keeper.drain(0.2)
             await gone(pid)

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from services.gateway.core.table import Gap, RouteBook
 from services.gateway.shell.keeper import PlaneKeeper
 from services.kit.bus.api import Connection
+from services.kit.bus.session import ManagerLink
 from services.kit.errors import SwarmError, Unavailable
 from services.kit.messages import routes
 from services.kit.messages.routes import AckRoutes, IngressStatus, TaskTraffic, WatchRoutes
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
+from services.kit.store.line import BackOff
 
 _TRAFFIC = ("open", "connections", "failures", "ejections", "bytes_in", "bytes_out")
 
@@ -46,12 +48,27 @@ class Ingress:
             self._confirmed = AckRoutes(epoch=epoch, connections=draining)
             self._news.set()
 
-    async def follow(self, connection: Connection) -> None:
-        """Follow the table over a connection to the leader until it is lost; raises the SwarmError that ended it."""
+    async def run(self, link: ManagerLink) -> None:
+        """Follow the leader, whoever it is, until cancelled."""
+        back_off = BackOff()
+        while True:
+            connection = await link.connection()
+            try:
+                await self._follow(connection, link.succeeded)
+            except SwarmError as error:
+                self._log.debug("route table lost", cause=str(error))
+                await link.report(connection, error)
+                if self._has_table:
+                    back_off.reset()
+                if not isinstance(error, Unavailable):
+                    await back_off.wait()
+
+    async def _follow(self, connection: Connection, succeeded: Callable[[], None]) -> None:
+        """Follow the table over a connection to the leader; raises the SwarmError that ended it."""
         self._confirmed = None
         self._has_table = False
         async with TaskOwner("ingress") as owner:
-            watch = owner.spawn("watch", self._watch(connection))
+            watch = owner.spawn("watch", self._watch(connection, succeeded))
             confirm = owner.spawn("confirm", self._confirm(connection))
             done, _ = await asyncio.wait((watch, confirm), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -78,7 +95,7 @@ class Ingress:
             **totals,
         )
 
-    async def _watch(self, connection: Connection) -> None:
+    async def _watch(self, connection: Connection, succeeded: Callable[[], None]) -> None:
         """Take table after table; a gap opens the stream anew."""
         while True:
             async with connection.open(routes.WATCH, WatchRoutes()) as updates:
@@ -90,6 +107,7 @@ class Ingress:
                     self._log.debug("route table", epoch=change.epoch, full=change.full, routes=len(self.book.routes))
                     self._revoked(self.book.revoked)
                     assert self._keeper is not None, "the keeper is there before the first table"
+                    succeeded()
                     self._has_table = True
                     self._keeper.take(change)
                 else:

@@ -11,6 +11,7 @@ from services.kit.messages import store
 from services.kit.messages.method import Empty
 from services.kit.messages.store import RaftStatus
 from services.kit.model.objects import ManagerPeer
+from services.kit.runtime.changes import Changes
 from services.kit.store.line import BackOff, Line
 
 
@@ -21,7 +22,7 @@ class Leadership:
         self._raft = raft
         self._known_managers = known_managers
         self._status: RaftStatus | None = None
-        self._changed = asyncio.Event()
+        self._changes = Changes()
 
     async def follow(self) -> None:
         """Follow raft until cancelled; a lost raft process is dialled again."""
@@ -39,7 +40,7 @@ class Leadership:
         """Wait until raft reports something new, or for this time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
-                await self._changed.wait()
+                await self._changes.wait()
 
     def peer(self, node_id: str, addr: str) -> ManagerPeer | None:
         """Return how to reach a manager, its certificate included; None while nobody has said."""
@@ -62,5 +63,4 @@ class Leadership:
 
     def _take(self, status: RaftStatus) -> None:
         self._status = status
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changes.announce()
