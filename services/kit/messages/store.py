@@ -94,6 +94,8 @@ class JoinRequest(Value, frozen=True, kw_only=True):
     raft_addr: str
     remote_addr: str
     certificate: bytes
+    incarnation: str = ""
+    """Id of the log directory; another one than before says that the member has lost its log and begins anew."""
 
 
 class JoinReply(Value, frozen=True, kw_only=True):

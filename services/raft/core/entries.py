@@ -75,6 +75,16 @@ class Entries:
         if self.items:
             self._forget(slice(0, max(0, min(index, self.last) - self.first)))
 
+    def tail(self, end: int, count: int, bytes_max: int) -> int:
+        """Return the index from which ``count`` entries up to ``end`` are kept, fewer when they hold more than so many bytes."""
+        index, held = end, 0
+        while index > self.first and end - index < count:
+            held += len(self.items[index - 1 - self.first].command)
+            if held > bytes_max:
+                break
+            index -= 1
+        return index
+
     def begin_at(self, index: int, term: int) -> None:
         """Forget everything and stand on one entry that was applied elsewhere (an installed snapshot's last)."""
         self.items = [Entry(NO_OP, index, term)]

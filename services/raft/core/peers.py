@@ -32,6 +32,11 @@ class Peers:
         else:
             peer.heard_at = now
 
+    def heard_at(self, node_id: NodeId) -> float:
+        """Return when a peer was heard last."""
+        peer = self._peers.get(node_id)
+        return float("-inf") if peer is None else peer.heard_at
+
     def greet(self, node_id: NodeId, hello: Hello, now: float) -> bool:
         """Note a Hello; True when it comes from a new run of the process."""
         self.hear(node_id, now)

@@ -130,9 +130,10 @@ class Log:
             segment.path.unlink()
         sync_directory(self._directory)
 
-    def drop_before(self, index: int) -> None:
-        """Forget entries before ``index``, and the files that hold nothing else; a snapshot covers them."""
-        self.entries.drop_before(index)
+    def compact(self, snapshot_index: int, *, keep: int, keep_bytes: int) -> None:
+        """Forget what a durable snapshot covers, but for a bounded tail for slow followers, and the files that hold nothing else."""
+        self.membership.rebase(snapshot_index)
+        self.entries.drop_before(self.entries.tail(snapshot_index, keep, keep_bytes))
         while len(self._segments) > 1 and self._segments[0].highest < self.entries.first:
             self._segments.pop(0).path.unlink()
 
@@ -145,10 +146,10 @@ class Log:
         if self._commit_written != self._commit:
             self._buffer.append(records.commit(self._commit))
             self._commit_written = self._commit
-        for payload in records.gather(self._buffer):
+        buffer, self._buffer = self._buffer, []
+        for payload in records.gather(buffer):
             self._write(payload)
             os.fdatasync(self._descriptor)
-        self._buffer.clear()
         self._segments[-1].highest = max(self._segments[-1].highest, self.entries.last)
         self.syncs += 1
 

@@ -63,6 +63,7 @@ class Member:
         self._post = post
         self._report = Report("member")
         self._linked: set[NodeId] = set()
+        self._linked_at: dict[NodeId, float] = {}
         self._paused: set[NodeId] = set()
         self._behind_told: dict[NodeId, float] = {}
         self._inbox: list[tuple[NodeId, AnyMessage]] = []
@@ -76,6 +77,8 @@ class Member:
         self._reads = ReadIndex(self.me, timeout_s=READ_TIMEOUT_S)
         self._asks: dict[int, Answer] = {}
         self._ask = 0
+        self.installed_index = 0
+        """Index of the last snapshot that came from a leader."""
         self._leader: NodeId | None = None
         self._led = False
         self.consensus = Consensus(me=self.me, members=log.membership.latest.ids, log=log, timing=timing, owner=self)
@@ -156,6 +159,7 @@ class Member:
     def link_up(self, peer: NodeId) -> None:
         """A fresh link to a peer works."""
         self._linked.add(peer)
+        self._linked_at[peer] = self._clock.monotonic()
         self._outbox.forget(peer)
         self.greet(peer)
         observer = peer in self._observers
@@ -169,6 +173,15 @@ class Member:
         self._linked.discard(peer)
         self._outbox.forget(peer)
         self.consensus.disconnected(peer)
+
+    def silent_links(self) -> list[NodeId]:
+        """Return peers whose link seems to work and who say nothing."""
+        now = self._clock.monotonic()
+        return [
+            peer
+            for peer in sorted(self._linked)
+            if now - max(self._linked_at[peer], self.peers.heard_at(peer)) > SILENT_AFTER_S
+        ]
 
     def greet(self, peer: NodeId) -> None:
         """Say who speaks; repeated, so that silence means something."""
@@ -264,6 +277,7 @@ class Member:
         covered = self.log.entries.term_at(head.index) == head.term
         if covered or head.index <= max(self.commit_index, self.machine.applied_index):
             return False
+        self.installed_index = head.index
         self.log.begin_at(head.index, head.term, head.configuration)
         self.machine.begin_at(head.index, assembly.state)
         self.consensus.begin_at(head.index)

@@ -1,0 +1,288 @@
+"""The raft process: recovers or founds or joins, serves its node's processes and the other members, and keeps the member turning."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from services.kit.bus.api import Context, Listener
+from services.kit.bus.identity import load_identity
+from services.kit.bus.ports import node_ports
+from services.kit.bus.rpc import Table
+from services.kit.bus.session import ManagerLink
+from services.kit.errors import InvalidArgument, SwarmError
+from services.kit.lifecycle.app import Runtime
+from services.kit.messages import consensus, store
+from services.kit.model.ids import NodeId
+from services.kit.model.objects import ManagerPeer
+from services.kit.runtime.files import FileLock, make_directory
+from services.kit.runtime.log import Log
+from services.kit.runtime.tasks import TaskOwner
+from services.kit.store.line import BackOff
+from services.raft.config import RaftSettings
+from services.raft.core.members import MemberRecord
+from services.raft.shell.compaction import Compaction
+from services.raft.shell.driver import Driver
+from services.raft.shell.keys import FileKey
+from services.raft.shell.library import Timing
+from services.raft.shell.links import Links
+from services.raft.shell.member import Member
+from services.raft.shell.recovery import (
+    Recovered,
+    allow_force,
+    force_new_cluster,
+    found_cluster,
+    read_incarnation,
+    recover,
+)
+from services.raft.shell.roster import Roster
+from services.raft.shell.service import StoreService
+from services.raft.shell.transfer import SnapshotTransfer
+
+HELLO_INTERVAL_S = 0.5
+HAND_OVER_S = 2.0
+"""Longest time that a stopping leader waits for another one."""
+REFUSE_FOR_S = 10.0
+"""How long a stranger is linked to, so that he can be told that he is no member."""
+
+
+class RaftApp:
+    """One run of the raft process."""
+
+    def __init__(self, settings: RaftSettings, runtime: Runtime) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._log = Log("raft")
+        self._directory: Path = settings.state_dir / "raft"
+        self._tasks = TaskOwner("raft")
+        self._lock = FileLock(self._directory / "lock", "raft")
+        self._listeners: list[Listener] = []
+        self._strangers: dict[NodeId, tuple[MemberRecord, float]] = {}
+        self._introduced: dict[NodeId, MemberRecord] = {}
+        self._recovered: Recovered | None = None
+
+    # -- life
+
+    async def start(self) -> None:
+        """Recover, listen, and begin to turn."""
+        make_directory(self._directory)
+        self._lock.acquire()
+        entropy = partial(self._runtime.ids.secret, "raft")
+        keys = FileKey(self._directory / "data.key", entropy)
+        recovered = self._recovered = recover(self._directory, keys, entropy)
+        self._record = self._own_record(read_incarnation(self._directory, entropy))
+        self._settle_members(recovered)
+        self._build(recovered)
+        await self._listen()
+        self._tasks.spawn("turns", self._driver.run())
+        self._tasks.spawn("links", self._follow_links())
+        self._tasks.spawn("hello", self._say_hello())
+        self._tasks.spawn("snapshots", self._compaction.run())
+        self._tasks.spawn("fetch", self._transfer.run())
+        self._tasks.spawn("own record", self._keep_record())
+        self._log.info("store serves", members=len(self._member.member_ids), index=recovered.log.entries.last)
+
+    async def serve(self) -> None:
+        """Go on until something breaks."""
+        raise await self._tasks.failed()
+
+    async def stop(self) -> None:
+        """Hand leadership over if there is somebody to take it, then close."""
+        if self._listeners and self._member.leads and len(self._member.member_ids) > 1:
+            try:
+                async with asyncio.timeout(HAND_OVER_S):
+                    await self._roster.transfer(None)
+            except (SwarmError, TimeoutError) as error:
+                self._log.info("leadership not handed over", reason=str(error))
+        for listener in self._listeners:
+            await listener.close()
+        await self._tasks.close()
+        if self._listeners:
+            self._transfer.close()
+        if self._recovered is not None:
+            self._recovered.log.close()
+        self._lock.release()
+
+    # -- building
+
+    def _settle_members(self, recovered: Recovered) -> None:
+        """Found a cluster or force one, when that is what is wanted; a joiner just waits for the log."""
+        if not self._settings.force_new_cluster:
+            allow_force(self._directory)
+        others = [peer for peer in self._runtime.node.facts.managers if peer.node_id != self._record.node_id]
+        fresh = not len(recovered.log.entries)
+        if fresh and not others:
+            found_cluster(recovered.log, self._record)
+        elif not fresh and self._settings.force_new_cluster:
+            forced = force_new_cluster(self._directory, recovered.log, self._record)
+            self._log.warning("new cluster forced" if forced else "new cluster was forced before, nothing done")
+
+    def _build(self, recovered: Recovered) -> None:
+        settings = self._settings
+        timing = Timing(
+            election_timeout_min_s=settings.election_timeout_s,
+            election_timeout_max_s=settings.election_timeout_s * 2,
+            heartbeat_s=settings.heartbeat_s,
+            quorum_timeout_s=max(settings.quorum_timeout_s, settings.election_timeout_s * 2),
+        )
+        self._member = Member(
+            record=self._record,
+            run=self._runtime.ids.new("run"),
+            log=recovered.log,
+            machine=recovered.machine,
+            timing=timing,
+            clock=self._runtime.clock,
+            post=self._post,
+        )
+        self._driver = Driver(self._member, heartbeat_s=settings.heartbeat_s)
+        self._links = Links(self._runtime.bus, self._tasks, on_up=self._link_up, on_down=self._member.link_down)
+        self._roster = Roster(
+            self._driver, self._links, join_timeout_s=settings.join_timeout_s, follow=self._want_links
+        )
+        self._transfer = SnapshotTransfer(self._driver, self._links, recovered.snapshots)
+        self._compaction = Compaction(
+            self._driver,
+            recovered.snapshots,
+            last_index=recovered.snapshot_index,
+            log_bytes=settings.snapshot_log_bytes,
+        )
+        self._member.on_behind = self._transfer.want
+        self._member.on_stranger = self._refuse
+        self._member.on_introduced = self._introduce
+        if self._member.member_ids == {self._member.me}:
+            self._member.consensus.campaign_soon()
+
+    async def _listen(self) -> None:
+        inside = Table(trusted=True)
+        StoreService(self._driver, self._roster, self._runtime.clock).register(inside)
+        among_members = Table()
+        among_members.on_cast(consensus.RAFT, self._take)
+        among_members.on_cast(consensus.REFUSED, self._take_refusal)
+        among_members.on_feed(consensus.SNAPSHOT, self._transfer.serve)
+        bus, listen = self._runtime.bus, self._settings.listen
+        self._listeners.append(await bus.listen_remote(listen.host, listen.port, among_members))
+        self._listeners.append(await bus.listen_local(self._settings.socket("raft"), inside))
+
+    def _own_record(self, incarnation: str) -> MemberRecord:
+        facts = self._runtime.node.facts
+        mine = next((peer.certificate for peer in facts.managers if peer.node_id == facts.node_id), b"")
+        remote = node_ports(facts.remote_addr or self._settings.listen_remote_api)
+        return MemberRecord(
+            node_id=facts.node_id,
+            incarnation=incarnation,
+            raft_addr=str(remote.raft),
+            remote_addr=str(remote.remote),
+            certificate=mine or load_identity(facts.certificates_dir).certificate,
+        )
+
+    # -- peers
+
+    def _take(self, context: Context, message: consensus.RaftMessage) -> None:
+        self._member.receive(NodeId(context.peer.node_id), message.message)
+        self._driver.wake()
+
+    def _take_refusal(self, context: Context, refused: consensus.Refused) -> None:
+        self._log.warning("refused by a member", peer=context.peer.node_id, reason=refused.reason)
+
+    def _post(self, peer: NodeId, data: bytes) -> bool:
+        return self._links.send(peer, data)
+
+    def _link_up(self, peer: NodeId) -> None:
+        self._member.link_up(peer)
+        self._driver.wake()
+
+    def _introduce(self, record: MemberRecord) -> None:
+        self._introduced[record.node_id] = record
+        self._want_links()
+
+    def _refuse(self, node_id: NodeId, reason: str) -> None:
+        """Tell a stranger, for a while; somebody of whom no address is known cannot be told."""
+        configuration = self._member.log.membership.latest
+        record = configuration.removed.get(node_id) or configuration.members.get(node_id)
+        if record is not None and node_id not in self._strangers:
+            self._strangers[node_id] = (record, self._runtime.clock.monotonic() + REFUSE_FOR_S)
+            self._want_links()
+        self._links.refuse(node_id, reason)
+
+    def _want_links(self) -> None:
+        member = self._member
+        now = self._runtime.clock.monotonic()
+        self._strangers = {peer: known for peer, known in self._strangers.items() if known[1] > now}
+        wanted = {peer: record for peer, (record, _) in self._strangers.items()}
+        if not member.is_member:
+            wanted |= self._introduced
+        wanted |= member.observers
+        wanted |= member.log.membership.latest.members
+        wanted.pop(member.me, None)
+        self._links.want(wanted)
+
+    async def _follow_links(self) -> None:
+        """Have links to whom there should be."""
+        while True:
+            self._want_links()
+            await self._driver.status_changed.wait()
+
+    async def _say_hello(self) -> None:
+        """Greet everybody now and then, and give up links whose other end is silent."""
+        while True:
+            await asyncio.sleep(HELLO_INTERVAL_S)
+            for peer in self._links.up:
+                self._member.greet(peer)
+            for peer in self._member.silent_links():
+                await self._links.redial(peer)
+            self._want_links()
+
+    # -- this member's own place among the members
+
+    async def _keep_record(self) -> None:
+        """Join, and let the members know when address or certificate change."""
+        await self._register()
+        async for _ in self._runtime.node.changes():
+            self._record = self._own_record(self._record.incarnation)
+            await self._register()
+
+    async def _register(self) -> None:
+        back_off = BackOff(first_s=0.05)
+        while self._member.log.membership.latest.members.get(self._member.me) != self._record:
+            try:
+                await self._ask_to_join()
+            except InvalidArgument:
+                raise
+            except SwarmError as error:
+                self._log.info("not registered yet", reason=str(error))
+            await back_off.wait()
+
+    async def _ask_to_join(self) -> None:
+        if self._member.leads:
+            await self._roster.join(self._record)
+            return
+        request = store.JoinRequest(
+            raft_addr=self._record.raft_addr,
+            remote_addr=self._record.remote_addr,
+            certificate=self._record.certificate,
+            incarnation=self._record.incarnation,
+        )
+        link = ManagerLink(self._runtime.bus, self._other_managers(), rng=self._runtime.rng)
+        try:
+            await self._join_through(link, request)
+        finally:
+            await link.close()
+
+    async def _join_through(self, link: ManagerLink, request: store.JoinRequest) -> None:
+        connection = await link.connection(timeout_s=store.JOIN.timeout_s)
+        try:
+            reply = await connection.call(store.JOIN, request)
+        except SwarmError as error:
+            await link.report(connection, error)
+            raise
+        self._log.info("joined", members=len(reply.members))
+
+    def _other_managers(self) -> list[ManagerPeer]:
+        known = {peer.node_id: peer for peer in self._runtime.node.facts.managers}
+        for record in self._member.log.membership.latest.members.values():
+            known[record.node_id] = ManagerPeer(
+                node_id=record.node_id, addr=record.remote_addr, certificate=record.certificate
+            )
+        known.pop(self._record.node_id, None)
+        return list(known.values())

@@ -1,0 +1,98 @@
+"""From a state directory to a log and a state machine: fresh, restarted, or made the only member by force.
+
+What must stay true: a log that covers the snapshot is never cleared (hazard H2), and a state that cannot be read whole is never replaced
+by an empty one (H12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.kit.errors import DataLoss
+from services.kit.runtime.files import make_directory, write_atomic
+from services.raft.core.commands import encode_membership
+from services.raft.core.entries import NO_OP, Entry
+from services.raft.core.machine import Machine
+from services.raft.core.members import ChangeKind, MemberRecord, MembershipChange
+from services.raft.shell.keys import KeyStore
+from services.raft.shell.log import Log
+from services.raft.shell.sealed import WAY_BACK
+from services.raft.shell.snapshots import Snapshots
+
+INCARNATION_BYTES = 12
+_FORCED = "forced"
+
+
+@dataclass(slots=True, kw_only=True)
+class Recovered:
+    """What a member goes on with."""
+
+    log: Log
+    machine: Machine
+    snapshots: Snapshots
+    snapshot_index: int
+
+
+def read_incarnation(directory: Path, entropy: Callable[[int], bytes]) -> str:
+    """Return the id of this log directory, made with the directory."""
+    path = directory / "incarnation"
+    if not path.exists():
+        write_atomic(path, entropy(INCARNATION_BYTES).hex().encode())
+    return path.read_text().strip()
+
+
+def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes]) -> Recovered:
+    """Read snapshot and log; raises DataLoss when they are damaged or do not fit together."""
+    log_directory, snapshot_directory = directory / "log", directory / "snapshots"
+    make_directory(log_directory)
+    make_directory(snapshot_directory)
+    key = keys.load()
+    snapshots = Snapshots(snapshot_directory, key, entropy=entropy)
+    machine = Machine()
+    index = snapshots.newest()
+    if not index:
+        log = Log(log_directory, key, entropy=entropy)
+        if log.entries.first > 1:
+            raise DataLoss(
+                f"{snapshot_directory}: the snapshot before entry {log.entries.first} is missing; {WAY_BACK}"
+            )
+        return Recovered(log=log, machine=machine, snapshots=snapshots, snapshot_index=0)
+    assembly = snapshots.load(index)
+    head = assembly.head
+    assert head is not None
+    log = Log(log_directory, key, entropy=entropy, base=head.configuration, base_index=head.index)
+    if log.entries.term_at(head.index) != head.term:
+        if log.entries.first > head.index:
+            raise DataLoss(f"{log_directory}: entries {head.index} to {log.entries.first} are missing; {WAY_BACK}")
+        log.begin_at(head.index, head.term, head.configuration)
+    log.set_commit_index(head.index)
+    machine.begin_at(head.index, assembly.state)
+    return Recovered(log=log, machine=machine, snapshots=snapshots, snapshot_index=index)
+
+
+def found_cluster(log: Log, founder: MemberRecord) -> None:
+    """Begin the log of a new cluster with its first member."""
+    assert not len(log.entries), "a log is there already"
+    log.append(Entry(NO_OP, 1, 0))
+    change = MembershipChange(kind=ChangeKind.ADD, member=founder)
+    log.append(Entry(encode_membership(change), 2, 0))
+    log.sync()
+
+
+def force_new_cluster(directory: Path, log: Log, survivor: MemberRecord) -> bool:
+    """Drop all other members, keeping every entry; False when this was done since the process was last started without the wish."""
+    done = directory / _FORCED
+    if done.exists():
+        return False
+    change = MembershipChange(kind=ChangeKind.ONLY, member=survivor)
+    log.append(Entry(encode_membership(change), log.entries.last + 1, max(log.term, log.entries.last_term)))
+    log.sync()
+    write_atomic(done, b"")
+    return True
+
+
+def allow_force(directory: Path) -> None:
+    """Note that the process was started without the wish to force."""
+    (directory / _FORCED).unlink(missing_ok=True)

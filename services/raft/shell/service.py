@@ -1,0 +1,188 @@
+"""What the raft process answers on its local socket: transactions, watches, barriers, status, membership."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from services.kit.bus.api import Context
+from services.kit.bus.rpc import Table
+from services.kit.errors import InvalidArgument, Problem, SwarmError
+from services.kit.messages import store
+from services.kit.messages.method import Empty
+from services.kit.model.ids import NodeId
+from services.kit.model.objects import ManagerPeer
+from services.kit.model.states import Reachability
+from services.kit.runtime.clock import Clock
+from services.kit.state.state import FrozenState
+from services.kit.state.transaction import BYTES_MAX, OPS_MAX, Change, Transaction, TxResult
+from services.raft.core.members import MemberRecord
+from services.raft.core.queue import size_of
+from services.raft.shell.driver import Driver
+from services.raft.shell.roster import Roster
+
+ITEM_BYTES = 192 << 10
+"""A full state is sent in items of about this size."""
+
+
+class StoreService:
+    """The handlers."""
+
+    def __init__(self, driver: Driver, roster: Roster, clock: Clock) -> None:
+        self._driver = driver
+        self._member = driver.member
+        self._machine = driver.member.machine
+        self._roster = roster
+        self._clock = clock
+
+    def register(self, table: Table) -> None:
+        """Fill a table."""
+        table.on_call(store.PROPOSE, self._propose)
+        table.on_feed(store.WATCH, self._watch)
+        table.on_call(store.BARRIER, self._barrier)
+        table.on_call(store.STATUS, self._status)
+        table.on_feed(store.STATUS_FEED, self._follow_status)
+        table.on_call(store.JOIN, self._join)
+        table.on_call(store.LEAVE, self._leave)
+        table.on_call(store.TRANSFER, self._transfer)
+
+    async def _propose(self, _context: Context, request: store.Propose) -> TxResult:
+        check_size(request.transaction)
+        outcome: asyncio.Future[TxResult | SwarmError] = asyncio.get_running_loop().create_future()
+
+        def done(result: TxResult | SwarmError) -> None:
+            if not outcome.done():
+                outcome.set_result(result)
+
+        self._member.propose(request.transaction, done)
+        self._driver.wake()
+        result = await outcome
+        if isinstance(result, SwarmError):
+            raise result
+        return result
+
+    async def _barrier(self, _context: Context, _request: store.Barrier) -> store.BarrierReply:
+        outcome: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+        def answer(index: int | None) -> None:
+            if not outcome.done():
+                outcome.set_result(index)
+
+        self._member.read_index(answer)
+        self._driver.wake()
+        try:
+            index = await outcome
+        finally:
+            self._member.abandon_read(answer)
+        if index is None:
+            raise self._member.not_leader()
+        while self._machine.applied_index < index:
+            await self._driver.turned.wait()
+        return store.BarrierReply(version=self._machine.state.version)
+
+    async def _watch(self, _context: Context, request: store.WatchRequest) -> AsyncIterator[store.WatchItem]:
+        machine = self._machine
+        cursor = request.version
+        resets = machine.resets if cursor else -1
+        while True:
+            if resets != machine.resets or not machine.ring.resumable(cursor):
+                resets = machine.resets
+                frozen = machine.state.freeze()
+                for item in full_state(frozen):
+                    yield item
+                cursor = frozen.version
+            elif cursor < machine.ring.newest:
+                cursor, changes = machine.ring.after(cursor)
+                yield store.WatchItem(version=cursor, changes=changes)
+            else:
+                await self._driver.stepped.wait()
+
+    async def _status(self, _context: Context, _request: Empty) -> store.RaftStatus:
+        return self.status()
+
+    async def _follow_status(self, _context: Context, _request: Empty) -> AsyncIterator[store.RaftStatus]:
+        while True:
+            yield self.status()
+            await self._driver.status_changed.wait()
+
+    async def _join(self, context: Context, request: store.JoinRequest) -> store.JoinReply:
+        record = MemberRecord(
+            node_id=NodeId(context.caller.node_id),
+            incarnation=request.incarnation,
+            raft_addr=request.raft_addr,
+            remote_addr=request.remote_addr,
+            certificate=request.certificate,
+        )
+        await self._roster.join(record)
+        return store.JoinReply(members=self.status().members)
+
+    async def _leave(self, _context: Context, request: store.LeaveRequest) -> Empty:
+        await self._roster.leave(request.node_id)
+        return Empty()
+
+    async def _transfer(self, _context: Context, request: store.TransferRequest) -> Empty:
+        await self._roster.transfer(request.to)
+        return Empty()
+
+    def status(self) -> store.RaftStatus:
+        """Return this member's view."""
+        member = self._member
+        leader = member.leader
+        record = member.log.membership.latest.members.get(leader) if leader else None
+        return store.RaftStatus(
+            node_id=member.me,
+            state=member.state_name,
+            term=member.term,
+            commit_index=member.commit_index,
+            applied_index=self._machine.applied_index,
+            version=self._machine.state.version,
+            leader=leader,
+            leader_peer=None if record is None else _peer(record),
+            ready=member.ready,
+            members=tuple(self._member_status(record, leader) for record in self._roster.members()),
+        )
+
+    def _member_status(self, record: MemberRecord, leader: NodeId | None) -> store.Member:
+        me = record.node_id == self._member.me
+        now = self._clock.monotonic()
+        return store.Member(
+            node_id=record.node_id,
+            raft_addr=record.raft_addr,
+            remote_addr=record.remote_addr,
+            certificate=record.certificate,
+            leader=record.node_id == leader,
+            reachability=Reachability.REACHABLE if me else self._member.peers.reachability(record.node_id, now),
+        )
+
+
+def check_size(transaction: Transaction) -> None:
+    """Refuse a transaction beyond the written bounds; raises InvalidArgument."""
+    size = size_of(transaction)
+    problems = []
+    if len(transaction.ops) > OPS_MAX:
+        problems.append(Problem(path="ops", reason=f"more than {OPS_MAX} operations", value=str(len(transaction.ops))))
+    if size > BYTES_MAX:
+        problems.append(Problem(path="ops", reason=f"more than {BYTES_MAX} bytes", value=str(size)))
+    if problems:
+        raise InvalidArgument.of(tuple(problems))
+
+
+def full_state(frozen: FrozenState) -> list[store.WatchItem]:
+    """Return the items that carry a full state; the first says reset, the last synced."""
+    batches: list[list[Change]] = [[]]
+    size = 0
+    for change in frozen.changes():
+        if size >= ITEM_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(change)
+        size += len(change.object)
+    last = len(batches) - 1
+    return [
+        store.WatchItem(version=frozen.version, changes=tuple(batch), reset=at == 0, synced=at == last)
+        for at, batch in enumerate(batches)
+    ]
+
+
+def _peer(record: MemberRecord) -> ManagerPeer:
+    return ManagerPeer(node_id=record.node_id, addr=record.remote_addr, certificate=record.certificate)
