@@ -23,6 +23,7 @@ from services.agent.drivers.api import (
     TaskGone,
     Unsupported,
 )
+from services.agent.drivers.task_files import FileStore
 from services.agent.drivers.task_ports import FIRST_PORT, LAST_PORT
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import ConfigId, SecretId
@@ -176,7 +177,11 @@ def test_secrets_and_configs_are_files_for_the_task_alone_and_go_with_it() -> No
             configs=(ConfigReference(config_id=config.id, config_name="conf", target=FileTarget(name="app/conf")),),
         )
         bundle = bundle_of("t1", container, secrets=(secret,), configs=(config,))
-        controller = await shop.running(bundle)
+        controller = await shop.controller(bundle)
+        await controller.prepare()
+        # What is in memory only is gone after a restart of the machine, and is made again.
+        FileStore.of(shop.state_dir).remove("t1")
+        await controller.start()
         await controller.wait()
         text, directory = await text_of(controller)
         assert text == "husha=1"

@@ -137,10 +137,13 @@ class ProcessDriver:
         _, client = self._loaded()
         if not has_tasks(client.tasks_dir):
             return
-        for info in await client.list_tasks():
+        with as_temporary():
+            tasks = await client.list_tasks()
+        for info in tasks:
             if _EXEC_MARK in info.id:
-                with contextlib.suppress(NotFound):
-                    await client.remove(info.id)
+                if not info.id.partition(_EXEC_MARK)[2].startswith(f"{os.getpid()}-"):
+                    with contextlib.suppress(NotFound), as_temporary():
+                        await client.remove(info.id)
                 continue
             yield Recovered(task_id=TaskId(info.id), handle=handle_of(info), running=info.exit is None)
 
@@ -232,12 +235,8 @@ class ProcessController:
         make_directory(work_dir)
         if user is not None:
             os.chown(work_dir, user.uid, user.gid)
-        try:
-            files = self._files.write(bundle, user[:2] if user is not None else None)
-        except OSError as error:
-            raise Rejected(f"cannot write secrets and configs: {error}") from error
-        ports = self._choose_ports(bundle)
-        prepared = Prepared(ports=ports, files=files)
+        files = self._write_files(bundle)
+        prepared = Prepared(ports=self._choose_ports(bundle), files=files)
         write_atomic(self._directory / "prepared.json", msgspec.json.encode(prepared))
 
     async def start(self) -> Handle:
@@ -248,6 +247,9 @@ class ProcessController:
         prepared = read_prepared(self._directory)
         if prepared is None:
             raise Failed("start came before prepare")
+        if not all(Path(folder).is_dir() for folder in prepared.files.values()):
+            # They were in memory, and the machine was restarted.
+            self._write_files(self._known_bundle())
         spec = make_spec(self._known_bundle(), prepared.ports, self._directory / "work", prepared.files)
         with as_driver_errors():
             return handle_of(await self._client.start(spec._replace(scratch=self._scratch())))
@@ -372,6 +374,13 @@ class ProcessController:
             self._ports.release(tuple(chosen))
             raise Rejected(error.message) from error
         return tuple(chosen)
+
+    def _write_files(self, bundle: TaskBundle) -> dict[str, str]:
+        user = find_user(bundle.container)
+        try:
+            return self._files.write(bundle, (user.uid, user.gid) if user is not None else None)
+        except OSError as error:
+            raise Rejected(f"cannot write secrets and configs: {error}") from error
 
     def _scratch(self) -> tuple[str, ...]:
         """Name what must go with the task when taskd removes it without us."""

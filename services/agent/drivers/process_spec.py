@@ -33,6 +33,7 @@ OPTIONS: Final = (
         name="log_files_max", kind=OptionKind.INTEGER, default=str(LOG_FILES_MAX), meaning="so many log files are kept"
     ),
 )
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOG_BYTES_LEAST: Final = 1024
 LOG_FILES_LEAST: Final = 2
 _CONTAINER: Final = frozenset(
@@ -167,7 +168,7 @@ def _find_group(name: str, path: str) -> int:
 
 
 def _environment(container: ContainerSpec, ports: tuple[ChosenPort, ...], files: Mapping[str, str]) -> tuple[str, ...]:
-    variables = {name: os.environ[name] for name in INHERITED_ENV if name in os.environ}
+    variables = {"PATH": DEFAULT_PATH} | {name: os.environ[name] for name in INHERITED_ENV if name in os.environ}
     name = container.user.partition(":")[0]
     if name:
         entry = _find_passwd(name)
