@@ -18,7 +18,7 @@ from typing import NoReturn, TypeVar
 from services.kit.bus.api import LocalAddress
 from services.kit.bus.identity import load_identity
 from services.kit.bus.zmq import ZmqBus
-from services.kit.errors import InvalidArgument, Unavailable
+from services.kit.errors import Cancelled, InvalidArgument, Unavailable
 from services.kit.lifecycle.app import App, ReadyLater, Runtime
 from services.kit.lifecycle.exit_codes import ExitCode, exit_code_of
 from services.kit.lifecycle.node import SupervisorLine
@@ -117,7 +117,7 @@ class _Life:
 
     def _end_of_orders(self, error: BaseException | None) -> None:
         """A lost supervisor means a clean stop; anything else that breaks the orders is an error."""
-        if not isinstance(error, Unavailable):
+        if not isinstance(error, Unavailable | Cancelled):
             assert error is not None
             raise error
         self._log.warning("supervisor lost")
