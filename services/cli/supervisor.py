@@ -7,7 +7,6 @@ the exit code of its kind, and changes nothing.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import difflib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from services.kit.bus.api import Connection, LocalAddress
 from services.kit.bus.zmq import ZmqBus
 from services.kit.errors import DeadlineExceeded, InvalidArgument, Problem, SwarmError, Unavailable
 from services.kit.lifecycle.exit_codes import ExitCode, exit_code_of
-from services.kit.lifecycle.settings import ENVIRONMENT_PREFIX, problems_of
+from services.kit.lifecycle.settings import ENVIRONMENT_PREFIX
 from services.kit.messages import supervise
 from services.kit.messages.method import Empty
 from services.kit.model.tokens import parse_token
@@ -123,40 +121,20 @@ def _settings(parsed: argparse.Namespace) -> NodeSettings:
         for name, value in vars(parsed).items()
         if name.startswith("set_") and value is not None
     }
-    file = getattr(parsed, "settings_file", None)
     try:
-        settings = settings_from(flags, file)
-    except ValidationError as error:
-        raise InvalidArgument.of(tuple(_in_words_of_flags(problem) for problem in problems_of(error))) from None
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"the settings file cannot be read: {error}") from None
-    token = settings.join_token.get_secret_value()
-    if token:
-        parse_token(token)
+        settings = settings_from(flags, getattr(parsed, "settings_file", None))
+        token = settings.join_token.get_secret_value()
+        if token:
+            parse_token(token)
+    except InvalidArgument as error:
+        raise InvalidArgument.of(tuple(_in_words_of_flags(problem) for problem in error.problems)) from None
     return settings
 
 
 def _in_words_of_flags(problem: Problem) -> Problem:
-    name = problem.path.split(".")[0]
-    if name not in NodeSettings.model_fields:
+    if problem.path not in {*NodeSettings.model_fields, "settings_file"}:
         return problem
-    value = "" if name in SECRETS else problem.value
-    return Problem(path=f"--{name.replace('_', '-')}", reason=problem.reason, value=value, hint=problem.hint)
-
-
-def _up(parsed: argparse.Namespace) -> tuple[int, str]:
-    settings = _settings(parsed)
-    from services.supervisor.shell.run import run_node  # noqa: PLC0415 - help and mistakes answer without loading a node
-
-    return run_node(settings)
-
-
-def _down(parsed: argparse.Namespace) -> tuple[int, str]:
-    return asyncio.run(_with_node(_settings(parsed), _ask_to_stop))
-
-
-def _status(parsed: argparse.Namespace) -> tuple[int, str]:
-    return asyncio.run(_with_node(_settings(parsed), _print_status_json if parsed.json else _print_status))
+    return msgspec.structs.replace(problem, path=f"--{problem.path.replace('_', '-')}")
 
 
 Ask = Callable[[Connection], Awaitable[None]]

@@ -137,6 +137,11 @@ def _long_port(text: str, path: str) -> PortConfig:
     )
 
 
+def port_number(text: str, path: str) -> int:
+    """Return the number of a port."""
+    return _port_number(text, path, text)
+
+
 def _port_number(text: str, path: str, whole_text: str) -> int:
     if not text.isdigit() or not 0 < int(text) <= _PORT_MAX:
         if "-" in text:

@@ -1,0 +1,63 @@
+"""Which commands there are. A group's module is imported only when the group is used: that is what keeps swarmctl quick to start."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import cast
+
+from services.cli.context import Context
+from services.cli.outcomes import Outcome
+from services.cli.parser import Parser
+
+Run = Callable[[Context, argparse.Namespace], Awaitable[Outcome]]
+
+
+class Tail(Enum):
+    """What may stand at the end of the command line without being read as flags."""
+
+    NONE = "none"
+    DASHED = "dashed"
+    """Everything behind ``--``, found in ``dashed`` (None without it)."""
+    WORDS = "words"
+    """Everything from the first word that is no flag, found in ``words``, and what is behind ``--`` in ``dashed``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One verb."""
+
+    name: str
+    summary: str
+    arguments: Callable[[Parser], None]
+    run: Run
+    aliases: tuple[str, ...] = ()
+    tail: Tail = Tail.NONE
+    usage: str = ""
+    """What stands behind the flags, as the usage line shows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A noun and its verbs; ``module`` has them in ``COMMANDS``. A group whose only command has its own name has no verbs."""
+
+    name: str
+    summary: str
+    module: str
+
+    def commands(self) -> tuple[Command, ...]:
+        """Import the verbs."""
+        return cast("tuple[Command, ...]", importlib.import_module(self.module).COMMANDS)
+
+
+GROUPS = (
+    Group(name="cluster", summary="the swarm itself: settings and join tokens", module="services.cli.verbs.cluster"),
+    Group(name="node", summary="the machines of the swarm", module="services.cli.verbs.node"),
+    Group(name="service", summary="what runs on it", module="services.cli.verbs.service"),
+    Group(name="task", summary="single units of work", module="services.cli.verbs.task"),
+    Group(name="stack", summary="services from a Compose file", module="services.cli.verbs.stack"),
+    Group(name="version", summary="versions of swarmctl and of the node", module="services.cli.verbs.version"),
+)

@@ -1,0 +1,126 @@
+"""``swarmctl cluster``: the swarm's settings and join tokens."""
+
+from __future__ import annotations
+
+import argparse
+
+from msgspec.structs import replace
+
+from services.cli.commands import Command
+from services.cli.context import Context
+from services.cli.outcomes import Outcome
+from services.cli.pages import cluster_page
+from services.cli.parser import Parser, UsageError, add_json, add_listing
+from services.cli.plain import to_json
+from services.cli.reading import Reading
+from services.cli.tables import CLUSTER_HEADER, cluster_rows
+from services.client import text
+from services.client.clusters import DEFAULT
+from services.kit.model.specs import ClusterSpec
+from services.kit.model.validate import cluster_problems
+
+
+def _inspect_arguments(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", default=DEFAULT, metavar="NAME", help="the cluster (default: the only one)")
+    add_json(parser)
+
+
+async def _inspect(context: Context, flags: argparse.Namespace) -> Outcome:
+    cluster = await context.client.clusters.get(flags.name)
+    lines = [to_json(cluster)] if flags.json else cluster_page(cluster)
+    for line in lines:
+        context.output.line(line)
+    return Outcome.OK
+
+
+async def _list(context: Context, flags: argparse.Namespace) -> Outcome:
+    clusters = await context.client.clusters.list()
+    if flags.json:
+        context.output.line(to_json(clusters))
+    elif flags.quiet:
+        for cluster in clusters:
+            context.output.line(cluster.id)
+    else:
+        rows = cluster_rows(clusters, now=context.clock.wall(), whole=flags.no_trunc)
+        context.output.table(CLUSTER_HEADER, rows)
+    return Outcome.OK
+
+
+def _update_arguments(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", default=DEFAULT, metavar="NAME", help="the cluster (default: the only one)")
+    parser.add_argument(
+        "--task-history-limit", "--taskhistory", metavar="NUMBER", help="tasks kept per slot, negative for all"
+    )
+    parser.add_argument(
+        "--dispatcher-heartbeat", "--heartbeatperiod", metavar="DURATION", help="how often agents report"
+    )
+    parser.add_argument("--cert-expiry", "--certexpiry", metavar="DURATION", help="how long certificates are valid")
+    parser.add_argument(
+        "--rotate-join-token",
+        action="append",
+        default=[],
+        metavar="ROLE",
+        help="make a new token for worker or manager; the old one lets nobody in any more",
+    )
+    add_json(parser)
+
+
+async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
+    reading = Reading()
+    for role in flags.rotate_join_token:
+        if role not in {"worker", "manager"}:
+            reading.refuse("--rotate-join-token", "is not a role", role, "use worker or manager")
+    settings = (flags.task_history_limit, flags.dispatcher_heartbeat, flags.cert_expiry)
+    if not any(value is not None for value in settings) and not flags.rotate_join_token:
+        raise UsageError("there is nothing to change", "see `swarmctl cluster update --help`")
+    old = await context.client.clusters.get(flags.name)
+    _with_settings(reading, old.spec, flags)
+    reading.finish()
+    cluster = old
+    if any(value is not None for value in settings):
+        cluster = await context.client.clusters.update(flags.name, lambda spec: _with_settings(Reading(), spec, flags))
+    if flags.rotate_join_token:
+        cluster = await context.client.clusters.rotate_tokens(
+            flags.name, worker="worker" in flags.rotate_join_token, manager="manager" in flags.rotate_join_token
+        )
+    if flags.json:
+        context.output.line(to_json(cluster))
+        return Outcome.OK
+    tokens = cluster.root_ca.join_tokens
+    for role in dict.fromkeys(flags.rotate_join_token):
+        context.output.line(tokens.worker if role == "worker" else tokens.manager)
+    if not flags.rotate_join_token:
+        context.output.line(cluster.id)
+    return Outcome.OK
+
+
+def _with_settings(reading: Reading, spec: ClusterSpec, flags: argparse.Namespace) -> ClusterSpec:
+    history = reading.one(
+        _any_whole,
+        flags.task_history_limit,
+        "--task-history-limit",
+        spec.orchestration.task_history_retention_limit,
+    )
+    heartbeat_s = reading.one(
+        text.duration_s, flags.dispatcher_heartbeat, "--dispatcher-heartbeat", spec.dispatcher.heartbeat_period_s
+    )
+    expiry_s = reading.one(text.duration_s, flags.cert_expiry, "--cert-expiry", spec.ca.node_cert_expiry_s)
+    changed = replace(
+        spec,
+        orchestration=replace(spec.orchestration, task_history_retention_limit=history),
+        dispatcher=replace(spec.dispatcher, heartbeat_period_s=heartbeat_s),
+        ca=replace(spec.ca, node_cert_expiry_s=expiry_s),
+    )
+    reading.problems += cluster_problems(changed)
+    return changed
+
+
+def _any_whole(value: str, path: str) -> int:
+    return text.whole(value, path, least=-(2**31))
+
+
+COMMANDS = (
+    Command(name="inspect", summary="show the cluster and its join tokens", arguments=_inspect_arguments, run=_inspect),
+    Command(name="ls", summary="list clusters", arguments=add_listing, run=_list, aliases=("list",)),
+    Command(name="update", summary="change settings, rotate join tokens", arguments=_update_arguments, run=_update),
+)
