@@ -14,7 +14,7 @@ import pytest
 
 from services.agent.taskd.records import TaskSpec, User
 from services.agent.taskd.wire import Unpacker, pack
-from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.kit.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from tests.support.running import eventually
 from tests.support.taskd_home import Home, ended, is_alive, run
 
@@ -264,6 +264,33 @@ def test_what_a_task_uses_is_measured() -> None:
     run(work)
 
 
+@needs_root
+def test_a_full_disk_costs_output_but_no_exit_code() -> None:
+    async def work(home: Home) -> None:
+        disk = home.root / "tasks"
+        disk.mkdir()
+        mounted("mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", str(disk))
+        try:
+            await home.client.start(home.shell("full", "head -c 4000000 /dev/zero; echo more >&2; exit 11"))
+            info = await home.client.wait("full")
+            assert info.exit is not None
+            assert info.exit.code == 11
+            assert info.dropped_bytes > 3_000_000
+            with pytest.raises(Internal, match="No space left"):
+                await home.client.start(home.spec("another", "true"))
+            assert [found.id for found in await home.client.list_tasks()] == ["full"]
+            await home.client.remove("full")
+            assert (await ended(home, home.shell("later", "exit 12"))).exit is not None
+        finally:
+            await home.client.stop_all(0.0)
+            await home.client.close()
+            await eventually(lambda: not home.processes())
+            mounted("umount", str(disk))
+        home.client = home.new_client()
+
+    run(work)
+
+
 def test_only_our_user_can_reach_the_socket_and_the_tasks() -> None:
     async def work(home: Home) -> None:
         await home.client.start(home.shell("private", FOREVER))
@@ -386,6 +413,10 @@ def test_stop_all_leaves_nothing_whether_taskd_runs_or_was_killed() -> None:
             await eventually(lambda: not home.processes())
 
     run(work)
+
+
+def mounted(*command: str) -> None:
+    subprocess.run(command, check=True)
 
 
 def oom_score(pid: int) -> int:

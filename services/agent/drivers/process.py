@@ -247,9 +247,7 @@ class ProcessController:
         prepared = read_prepared(self._directory)
         if prepared is None:
             raise Failed("start came before prepare")
-        if not all(Path(folder).is_dir() for folder in prepared.files.values()):
-            # They were in memory, and the machine was restarted.
-            self._write_files(self._known_bundle())
+        self._restore_files(prepared)
         spec = make_spec(self._known_bundle(), prepared.ports, self._directory / "work", prepared.files)
         with as_driver_errors():
             return handle_of(await self._client.start(spec._replace(scratch=self._scratch())))
@@ -381,6 +379,11 @@ class ProcessController:
             return self._files.write(bundle, (user.uid, user.gid) if user is not None else None)
         except OSError as error:
             raise Rejected(f"cannot write secrets and configs: {error}") from error
+
+    def _restore_files(self, prepared: Prepared) -> None:
+        """Write files again that were in memory when the machine was restarted."""
+        if not all(Path(folder).is_dir() for folder in prepared.files.values()):
+            self._write_files(self._known_bundle())
 
     def _scratch(self) -> tuple[str, ...]:
         """Name what must go with the task when taskd removes it without us."""

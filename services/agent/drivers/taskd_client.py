@@ -203,20 +203,27 @@ class TaskdClient:
             return False
         self._writer = writer
         self._reader_task = self._owner.spawn("taskd-line", self._receive(reader, writer))
+        is_ours = False
         try:
-            self.version = version_from_json(await self._ask("version"))
-            build = build_number()
-            if self.version.build == build or self._upgraded:
-                return True
-            self._log.info("taskd-upgrade", pid=self.version.pid)
-            self._upgraded = True
-            await self._ask("reexec", executable=sys.executable, main=str(MAIN_FILE))
+            is_ours = await self._greet()
         except _LineLost:
             self._log.warning("taskd-lost", operation="version")
             return False
-        # Its successor, the same process, finds us waiting at the socket that it inherits.
-        self._drop()
-        return await self._open()
+        finally:
+            if not is_ours:
+                self._drop()
+        # The successor of an older one, the same process, finds us waiting at the socket that it inherits.
+        return is_ours or await self._open()
+
+    async def _greet(self) -> bool:
+        """Ask what it is; False after telling an older one to become ours."""
+        self.version = version_from_json(await self._ask("version"))
+        if self._upgraded or self.version.build == build_number():
+            return True
+        self._log.info("taskd-upgrade", pid=self.version.pid)
+        self._upgraded = True
+        await self._ask("reexec", executable=sys.executable, main=str(MAIN_FILE))
+        return False
 
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         unpacker = Unpacker()

@@ -62,7 +62,9 @@ def main(argv: list[str]) -> int:
     become_subreaper()
     daemon = Daemon(settings, argv, lock, inherited)
     if settings.ready_fd >= 0:
-        os.write(settings.ready_fd, b"1")
+        # Whoever started us may have gone.
+        with suppress(BrokenPipeError):
+            os.write(settings.ready_fd, b"1")
         os.close(settings.ready_fd)
     daemon.run()
     return 0

@@ -21,7 +21,6 @@ _PREFIX = "log."
 _INDEX = ".index"
 _DIGITS = 6
 _PIECE_BYTES = 256 << 10
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def segment_name(number: int) -> str:
@@ -71,17 +70,15 @@ class LogWriter:
     def move(self, pipe: int, stream: int, now: float) -> int:
         """Move one piece from a non-blocking pipe; return its bytes, 0 when the pipe is empty.
 
-        When the disk is full the piece is dropped and counted: a task must not hang on its log.
+        When it cannot be written, as on a full disk, the piece is dropped and counted: a task must not hang on its log.
         """
-        if self._size >= self._bytes_max:
-            self._next()
         try:
+            if self._size >= self._bytes_max:
+                self._next()
             count = self._splice(pipe) if self._can_splice else self._copy(pipe)
         except BlockingIOError:
             return 0
-        except OSError as error:
-            if error.errno not in _FULL_DISK:
-                raise
+        except OSError:
             return self._drop(pipe)
         if count:
             self._size += count
@@ -108,9 +105,7 @@ class LogWriter:
         try:
             while written < len(data):
                 written += os.pwrite(self._data, data[written:], self._size + written)
-        except OSError as error:
-            if error.errno not in _FULL_DISK:
-                raise
+        except OSError:
             self.dropped_bytes += len(data) - written
         return written
 
@@ -128,28 +123,32 @@ class LogWriter:
     def _index(self, now: float, stream: int) -> None:
         try:
             os.pwrite(self._records_file, RECORD.pack(now, self._size, stream), self._records * RECORD.size)
-        except OSError as error:
-            if error.errno not in _FULL_DISK:
-                raise
+        except OSError:
             # The next record that fits covers these bytes too.
             return
         self._records += 1
 
     def _open(self, number: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._number = number
-        self._data = os.open(f"{self._directory}/{segment_name(number)}", flags, 0o600)
-        self._records_file = os.open(f"{self._directory}/{index_name(number)}", flags, 0o600)
+        data = os.open(f"{self._directory}/{segment_name(number)}", flags, 0o600)
+        try:
+            self._records_file = os.open(f"{self._directory}/{index_name(number)}", flags, 0o600)
+        except OSError:
+            os.close(data)
+            raise
+        self._number, self._data = number, data
         self._size = os.fstat(self._data).st_size
         self._records = os.fstat(self._records_file).st_size // RECORD.size
 
     def _next(self) -> None:
-        self.close()
-        self._open(self._number + 1)
-        for number in segments(self._directory)[: -self._files_max]:
+        for number in segments(self._directory)[: 1 - self._files_max]:
             for name in (index_name(number), segment_name(number)):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._directory}/{name}")
+        full = (self._data, self._records_file)
+        self._open(self._number + 1)
+        for descriptor in full:
+            os.close(descriptor)
 
     def _mend(self) -> None:
         """Index what a crash left between data and record."""

@@ -135,15 +135,21 @@ class Task:
             self.pid = self._host.launcher.start(
                 self.spec, self._group.paths, stdout, stderr, rlimits="memory" in self._host.cgroups.unenforced
             )
+            self._write_birth()
+            self._watch(os.pidfd_open(self.pid))
         except OSError:
+            if self.pid:
+                os.kill(self.pid, signal.SIGKILL)
+                self._kill_members()
             self._close_output()
             self.delete()
             raise
-        self.started_at = time.time()
+
+    def _write_birth(self) -> None:
         stat = read_stat(self.pid)
         assert stat is not None, "a child stays until it is reaped"
         self._start_time = stat.start_time
-        self._watch(os.pidfd_open(self.pid))
+        self.started_at = time.time()
         self._write(
             "pid.json",
             {"pid": self.pid, "start_time": stat.start_time, "boot": self._host.boot, "started_at": self.started_at},
@@ -294,7 +300,11 @@ class Task:
                 pass
         self._close_output()
         self.exit = self._outcome._replace(oom=self._group.oom_kills() > 0)
-        self._write("exit.json", self.exit._asdict())
+        try:
+            self._write("exit.json", self.exit._asdict())
+        except OSError as error:
+            # A full disk. The record is kept in memory, and lost only if taskd is killed as well.
+            self._host.log("error", "exit-record-not-written", task=self.spec.id, error=error)
         for _, name in _PIPES:
             with suppress(FileNotFoundError):
                 os.unlink(f"{self.directory}/{name}")
