@@ -8,7 +8,7 @@ from services.kit.bus.ports import NodePorts, node_ports
 from services.kit.lifecycle.settings import ProcessSettings
 
 
-class GatewaySettings(ProcessSettings):
+class GatewaySettings(ProcessSettings, frozen=True, kw_only=True):
     """What the gateway is told by its supervisor."""
 
     listen_remote_api: str

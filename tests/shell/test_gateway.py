@@ -34,10 +34,10 @@ from services.kit.errors import (
 )
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages import control, identity, session
-from services.kit.messages.method import MANAGER, WORKER
+from services.kit.messages.method import MANAGER, WORKER, Call, Empty
 from services.kit.messages.supervise import Facts, NodeReport
-from services.kit.model.ids import ClusterId, NodeId, SessionId
-from services.kit.model.objects import ManagerPeer
+from services.kit.model.ids import ClusterId, NodeId, ServiceId, SessionId
+from services.kit.model.objects import ManagerPeer, NodeDescription
 from services.kit.model.states import Role
 from services.kit.runtime.changes import Changes
 from services.kit.runtime.clock import SystemClock
@@ -90,14 +90,14 @@ class Desk:
             details = Details(leader=self.leader.node_id, leader_addr=self.leader.addr)
             raise Unavailable(f"{self.leader.node_id} leads", details if self.leader.node_id else Details())
 
-    async def remove_service(self, context: Context, request: control.RemoveServiceRequest) -> session.Empty:
+    async def remove_service(self, context: Context, request: control.RemoveServiceRequest) -> Empty:
         """Remove anything but a service called ``missing``."""
         self.enter(context)
         if self.hold is not None:
             await self.hold.wait()
         if request.service_id == "missing":
             raise NotFound("no such service")
-        return session.Empty()
+        return Empty()
 
     async def beat(self, context: Context, request: session.Heartbeat) -> session.HeartbeatReply:
         """Answer a heartbeat."""
@@ -219,7 +219,7 @@ def worker_caller(name: str = "w1") -> Caller:
     return Caller(node_id=name, role=WORKER, cluster_id=CLUSTER, public_key=name.encode() * 16)
 
 
-REMOVE = control.RemoveServiceRequest(service_id=control.ServiceId("web"))
+REMOVE = control.RemoveServiceRequest(service_id=ServiceId("web"))
 BEAT = session.Heartbeat(session_id=SessionId("s"))
 
 
@@ -235,9 +235,7 @@ def test_a_user_of_the_leader_speaks_as_that_manager(tmp_path: Path) -> None:
             assert not context.meta.forwarded
             assert (context.meta.cause, context.meta.request_id) == ("c1", "r1")
             with pytest.raises(NotFound, match="no such service"):
-                await user.call(
-                    control.REMOVE_SERVICE, control.RemoveServiceRequest(service_id=control.ServiceId("missing"))
-                )
+                await user.call(control.REMOVE_SERVICE, control.RemoveServiceRequest(service_id=ServiceId("missing")))
             await user.close()
 
     run_async(scenario())
@@ -406,7 +404,7 @@ def test_a_call_that_may_have_run_is_repeated_only_with_a_request_id(tmp_path: P
             follower.follow(next_leader.peer)
             (outcome,) = await request
             if request_id:
-                assert outcome == session.Empty()
+                assert outcome == Empty()
                 assert next_leader.desk.seen[0].meta.request_id == "r1"
             else:
                 assert isinstance(outcome, Unavailable)
@@ -440,12 +438,9 @@ def test_a_dispatcher_that_restarts_delays_a_user_and_is_reported_to_a_node(tmp_
 def test_a_stream_passes_undecoded_and_ends_at_its_source_when_the_client_leaves(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with swarm(tmp_path) as (leader, follower, _):
-            for manager, connection in (
-                (leader, await leader.node(worker_caller())),
-                (follower, await follower.user()),
-            ):
+            for connection in (await leader.node(worker_caller()), await follower.user()):
                 async with connection.open(
-                    session.SESSION, session.SessionRequest(description=session.NodeDescription())
+                    session.SESSION, session.SessionRequest(description=NodeDescription())
                 ) as items:
                     found = [(await anext(items)).session_id, (await anext(items)).session_id]
                 assert found == ["0", "1"]
@@ -454,9 +449,7 @@ def test_a_stream_passes_undecoded_and_ends_at_its_source_when_the_client_leaves
             assert leader.desk.seen[1].caller.node_id == "m2"
             agent = await follower.node(worker_caller())
             with pytest.raises(Unavailable) as refusal:
-                async with agent.open(
-                    session.SESSION, session.SessionRequest(description=session.NodeDescription())
-                ) as items:
+                async with agent.open(session.SESSION, session.SessionRequest(description=NodeDescription())) as items:
                     await anext(items)
             assert refusal.value.details.leader == "m1"
             await agent.close()
@@ -490,11 +483,15 @@ def test_a_worker_sends_its_user_to_the_managers(tmp_path: Path) -> None:
         user = await bus.dial(LocalAddress(path="control.sock"))
         for method in control.METHODS:
             with pytest.raises(FailedPrecondition, match=r"ask a manager \(10\.0\.0\.1:4242, 10\.0\.0\.2:4242\)"):
-                if isinstance(method, control.Call):
-                    await user.call_raw(method.name, b"", timeout_s=5.0)
-                else:
-                    async with user.open_raw(method.name, b"") as items:
-                        await anext(items)
+                await _try(user, method.name, is_call=isinstance(method, Call))
         await bus.close()
 
     run_async(scenario())
+
+
+async def _try(user: Connection, name: str, *, is_call: bool) -> None:
+    if is_call:
+        await user.call_raw(name, b"", timeout_s=5.0)
+        return
+    async with user.open_raw(name, b"") as items:
+        await anext(items)

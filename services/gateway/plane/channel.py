@@ -43,9 +43,9 @@ class Channel:
         """Queue a line (and a copy of the socket) and write what can be written; raises ChannelLost."""
         assert isinstance(message, WITH_SOCKET) == (listener is not None), "exactly these lines carry a socket"
         line = memoryview(encode(message))
-        self._outbox_bytes += len(line)
-        if self._outbox_bytes > OUTBOX_BYTES_MAX:
+        if self._outbox_bytes + len(line) > OUTBOX_BYTES_MAX:
             raise ChannelLost("the other side does not read")
+        self._outbox_bytes += len(line)
         self._outbox.append((line, listener.dup() if listener is not None else None))
         self.flush()
 

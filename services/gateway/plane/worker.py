@@ -175,8 +175,7 @@ class Worker:
         try:
             channel.send(message, listener)
         except ChannelLost:
-            self._lose_channel()
-            return
+            return  # the reader comes to the same end, after what the gateway said last
         self._watch_channel(channel)
 
     def _watch_channel(self, channel: Channel) -> None:

@@ -97,6 +97,7 @@ class Ingress:
 
     async def _watch(self, connection: Connection, succeeded: Callable[[], None]) -> None:
         """Take table after table; a gap opens the stream anew."""
+        back_off = BackOff()
         while True:
             async with connection.open(routes.WATCH, WatchRoutes()) as updates:
                 async for update in updates:
@@ -112,6 +113,7 @@ class Ingress:
                     self._keeper.take(change)
                 else:
                     raise Unavailable("the leader ended the route table")
+            await back_off.wait()
 
     async def _confirm(self, connection: Connection) -> None:
         """Confirm the newest epoch each time there is news; a leader that does not take it is about to be lost."""

@@ -39,7 +39,7 @@ def start(path: Path, number: int, *, orphan_s: float) -> None:
         door.listen(4)
         fresh.replace(path)
         with report_path(path).open("wb") as report:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+            process = subprocess.Popen(
                 [
                     sys.executable, "-P", "-S", "-s", "-m", "services.gateway.plane",
                     str(door.fileno()), str(path), str(number), str(orphan_s),
