@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from services.kit.bus.ports import HostPort, node_ports
-from services.kit.lifecycle.settings import ProcessSettings
+from services.kit.lifecycle.settings import Positive, PositiveInt, ProcessSettings
 
 
-class RaftSettings(ProcessSettings):
+class RaftSettings(ProcessSettings, frozen=True, kw_only=True):
     """What the raft process is told by its supervisor."""
 
     listen_remote_api: str = "127.0.0.1:4242"
     """``host:port`` of the node's remote API; raft peers are two ports above it."""
-    heartbeat_interval_s: float = Field(0.06, gt=0)
+    heartbeat_interval_s: Positive = 0.06
     """Between two heartbeats of the leader."""
-    election_timeout_s: float = Field(0.25, gt=0)
+    election_timeout_s: Positive = 0.25
     """Silence of the leader after which a member asks for an election; drawn between this and twice this."""
-    quorum_timeout_s: float = Field(1.0, gt=0)
+    quorum_timeout_s: Positive = 1.0
     """A leader that hears no majority for this long steps down."""
     force_new_cluster: bool = False
     """Make this member the only one, keeping its log; done once, until the process was started without it."""
-    snapshot_log_bytes: int = Field(64 << 20, gt=0)
+    snapshot_log_bytes: PositiveInt = 64 << 20
     """A snapshot is taken when the log holds this much, even before the cluster's interval is over."""
-    join_timeout_s: float = Field(20.0, gt=0)
+    join_timeout_s: Positive = 20.0
     """Longest time for a joiner to catch up before it is told to ask again."""
 
     @property

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.kit.errors import SwarmError
+import pytest
+
+from services.kit.errors import SwarmError, Unavailable
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import Node
 from services.kit.state.transaction import Op, create
@@ -113,14 +115,11 @@ def test_a_follower_names_the_leader(tmp_path: Path) -> None:
         await homes.grow("a", "b")
         leader = await homes.leader()
         follower = next(home for home in homes.all.values() if home is not leader)
-        try:
+        with pytest.raises(Unavailable) as refused:
             await follower.client().propose([node("x")])
-        except SwarmError as error:
-            assert error.details.leader == leader.name
-            assert error.details.leader_addr == leader.peer.addr
-            assert not error.details.maybe_executed
-        else:
-            raise AssertionError("a follower took a transaction")
+        assert refused.value.details.leader == leader.name
+        assert refused.value.details.leader_addr == leader.peer.addr
+        assert not refused.value.details.maybe_executed
 
     run_homes(tmp_path, scenario)
 

@@ -19,8 +19,8 @@ from services.kit.model.specs import NodeSpec
 from services.kit.runtime.clock import ManualClock
 from services.kit.state.transaction import Transaction, TxResult, create
 from services.raft.core import messages
-from services.raft.core.entries import NO_OP, Entry
 from services.raft.core.commands import encode_membership
+from services.raft.core.entries import NO_OP, Entry
 from services.raft.core.machine import Machine
 from services.raft.core.members import ChangeKind, MemberRecord, MembershipChange
 from services.raft.shell.library import Timing
@@ -213,13 +213,9 @@ class Group:
 
 def transaction(client: str, sequence: int, name: str) -> Transaction:
     """Return a transaction that creates a node with this id."""
-    return Transaction(
-        client=client, sequence=sequence, at=1.0, ops=(create(Node(id=NodeId(name), spec=NodeSpec())),)
-    )
+    return Transaction(client=client, sequence=sequence, at=1.0, ops=(create(Node(id=NodeId(name), spec=NodeSpec())),))
 
 
 def names(member: Member) -> set[str]:
     """Return the ids of the nodes in a member's state."""
     return set(member.machine.state.nodes)
-
-

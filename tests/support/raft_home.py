@@ -105,13 +105,11 @@ class Home:
             bus=self.bus,
             node=StandInNode(facts),
         )
-        settings = RaftSettings.model_validate(
-            {
-                "state_dir": self.directory,
-                "listen_remote_api": f"{self.name}:{self.port}",
-                **self.settings,
-                **more,
-            }
+        chosen = {**self.settings, **more}
+        settings = RaftSettings(
+            state_dir=self.directory,
+            listen_remote_api=f"{self.name}:{self.port}",
+            **chosen,  # type: ignore[arg-type]
         )
         self.app = RaftApp(settings, runtime)
         await self.app.start()
