@@ -62,6 +62,15 @@ class Statuses:
                     self._inbox[update.task_id] = update.status
         return accepted
 
+    def stored(self, event: Event) -> TaskId | None:
+        """Take what the store applied to a task; return it when all that was reported of it is stored or void."""
+        task_id = TaskId(event.object.id)
+        status = self._inbox.get(task_id)
+        if status is None or (isinstance(event.new, Task) and _is_news(event.new.status, status)):
+            return None
+        del self._inbox[task_id]
+        return task_id
+
     def plan(self, view: Picture, keys: Sequence[Key], now: float) -> Plan:
         """Write what is in the inbox."""
         steps: list[Step] = []
@@ -69,8 +78,7 @@ class Statuses:
             status = self._inbox.get(TaskId(str(key)))
             task = view.tasks.get(TaskId(str(key)))
             if status is None or task is None or not _is_news(task.status, status):
-                self._inbox.pop(TaskId(str(key)), None)
-                continue
+                continue  # written already, or void; ``stored`` takes it out of the inbox
             merged = self._merged(task, status, now)
             steps.append(Step(key=key, puts=(msgspec.structs.replace(task, status=merged),)))
         return Plan(steps=steps)

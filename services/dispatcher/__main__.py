@@ -1,0 +1,8 @@
+"""Start the dispatcher process."""
+
+from services.dispatcher.config import DispatcherSettings
+from services.dispatcher.shell.app import DispatcherApp
+from services.kit.lifecycle.process import run_process
+
+if __name__ == "__main__":
+    run_process("dispatcher", DispatcherSettings, DispatcherApp)

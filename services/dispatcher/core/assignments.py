@@ -1,0 +1,151 @@
+"""What one node must run: a full set first, then changes. One machine a stream.
+
+Fed with what the store applied (never with what is only under way), asked for messages with ``take``. Pushed are new assignments and
+changes of desired state or template; statuses are the node's own news. Secrets and configs travel before the first task that uses
+them and are taken back with the last one. What must stay true: messages are numbered without gaps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from services.kit.messages.session import AssignedTask, Assignments
+from services.kit.model.ids import ConfigId, NodeId, SecretId, ServiceId, TaskId
+from services.kit.model.objects import SpecVersion, Task
+from services.kit.model.states import TaskState
+from services.kit.model.value import Value
+from services.kit.state.state import Event
+from services.kit.state.view import View
+
+TASKS_MAX = 1000
+"""Most tasks of one message; the rest follow in the next."""
+
+
+class _Sent(Value, frozen=True, kw_only=True):
+    """A task as the node was told of it, and what it uses there."""
+
+    task: Task
+    secrets: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
+
+
+class _Uses:
+    """How many of a node's tasks use each thing; tells what came and went since it was last asked."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._told: set[str] = set()
+
+    def add(self, ids: Iterable[str], step: int) -> None:
+        for each in ids:
+            self._counts[each] += step
+            if not self._counts[each]:
+                del self._counts[each]
+
+    def news(self) -> tuple[list[str], tuple[str, ...]]:
+        now = set(self._counts)
+        came, went = sorted(now - self._told), tuple(sorted(self._told - now))
+        self._told = now
+        return came, went
+
+
+class AssignmentBook:
+    """What a node was told, and what it has yet to be told."""
+
+    def __init__(self, node: NodeId, view: View) -> None:
+        self.node = node
+        self._sent: dict[TaskId, _Sent] = {}
+        self._changed: dict[TaskId, Task | None] = {}
+        self._templates: Counter[tuple[ServiceId, int]] = Counter()
+        self._secrets = _Uses()
+        self._configs = _Uses()
+        self._number = 0
+        for task in view.tasks_of_node(node).values():
+            if task.status.state >= TaskState.ASSIGNED:
+                self._changed[task.id] = task
+
+    @property
+    def has_news(self) -> bool:
+        """Tell whether ``take`` would return anything."""
+        return self._number == 0 or bool(self._changed)
+
+    def notice(self, event: Event) -> bool:
+        """Take a change of a task; True when the node must hear of it."""
+        old, new = event.old, event.new
+        if isinstance(new, Task) and new.node_id == self.node and new.status.state >= TaskState.ASSIGNED:
+            sent = self._sent.get(new.id)
+            if new.id not in self._changed and sent is not None and not _differs(sent, new):
+                return False
+            self._changed[new.id] = new
+            return True
+        if not isinstance(old, Task) or (old.id not in self._sent and old.id not in self._changed):
+            return False
+        if old.id in self._sent:
+            self._changed[old.id] = None
+        else:
+            del self._changed[old.id]
+        return True
+
+    def take(self, view: View) -> Assignments | None:
+        """Return the next message, None when there is nothing to tell."""
+        if not self.has_news:
+            return None
+        number, self._number = self._number, self._number + 1
+        tasks: list[AssignedTask] = []
+        removed: list[TaskId] = []
+        specs: list[SpecVersion] = []
+        for task_id, task in list(self._changed.items())[:TASKS_MAX]:
+            del self._changed[task_id]
+            self._forget(task_id)
+            if task is None:
+                removed.append(task_id)
+                continue
+            spec = view.spec(task.service_id, task.spec_version)
+            if spec is not None and not self._templates[task.service_id, task.spec_version]:
+                specs.append(spec)
+            self._remember(task, spec)
+            tasks.append(AssignedTask(task=task))
+        secrets, removed_secrets = self._secrets.news()
+        configs, removed_configs = self._configs.news()
+        return Assignments(
+            full=number == 0,
+            applies_to=number,
+            results_in=self._number,
+            tasks=tuple(tasks),
+            removed_tasks=tuple(removed),
+            specs=tuple(specs),
+            secrets=tuple(s for each in secrets if (s := view.secrets.get(SecretId(each))) is not None),
+            removed_secrets=removed_secrets,
+            configs=tuple(c for each in configs if (c := view.configs.get(ConfigId(each))) is not None),
+            removed_configs=removed_configs,
+        )
+
+    def _remember(self, task: Task, spec: SpecVersion | None) -> None:
+        sent = _Sent(task=task)
+        if spec is not None and not task.status.state.terminal and task.desired_state <= TaskState.COMPLETE:
+            container = spec.task.container
+            sent = _Sent(
+                task=task,
+                secrets=tuple(reference.secret_id for reference in container.secrets),
+                configs=tuple(reference.config_id for reference in container.configs),
+            )
+        self._sent[task.id] = sent
+        self._templates[task.service_id, task.spec_version] += 1
+        self._secrets.add(sent.secrets, 1)
+        self._configs.add(sent.configs, 1)
+
+    def _forget(self, task_id: TaskId) -> None:
+        sent = self._sent.pop(task_id, None)
+        if sent is not None:
+            self._templates[sent.task.service_id, sent.task.spec_version] -= 1
+            self._secrets.add(sent.secrets, -1)
+            self._configs.add(sent.configs, -1)
+
+
+def _differs(sent: _Sent, new: Task) -> bool:
+    """Tell whether a node must hear of a change. That its task ended it knows itself, but not that its secrets may go."""
+    known = sent.task
+    if (known.desired_state, known.spec_version, known.generic) != (new.desired_state, new.spec_version, new.generic):
+        return True
+    return new.status.state.terminal and bool(sent.secrets or sent.configs)

@@ -1,0 +1,147 @@
+"""Services: create, update, roll back, remove, and the counts of their tasks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from services.dispatcher.core.control.answers import Answer, out_of_sequence
+from services.dispatcher.core.control.refs import find_service
+from services.dispatcher.core.specs import needs_new_version, next_version, roll_back, stored_spec, template_of
+from services.kit.errors import FailedPrecondition, InvalidArgument, Problem, Unimplemented
+from services.kit.messages.control import (
+    CreateServiceRequest,
+    RemoveServiceRequest,
+    ServiceStatus,
+    UpdateServiceRequest,
+)
+from services.kit.model.ids import ENTROPY_BYTES, ServiceId, form_id
+from services.kit.model.objects import Service, UpdateStatus
+from services.kit.model.specs import GlobalJob, Replicated, ReplicatedJob, ServiceSpec
+from services.kit.model.states import TaskState, UpdateState
+from services.kit.model.validate import service_problems
+from services.kit.state.transaction import Op, create, remove, update
+from services.kit.state.view import View
+
+_replace = msgspec.structs.replace
+
+
+def id_for_request(request_id: str) -> ServiceId:
+    """Return the id of the service that a request with this id makes, so that asking twice makes one, whoever leads."""
+    return ServiceId(form_id(hashlib.sha256(f"service/{request_id}".encode()).digest()[:ENTROPY_BYTES]))
+
+
+def create_service(view: View, request: CreateServiceRequest, fresh_id: ServiceId) -> Answer:
+    """Return the writes that make a service; none when this very request has made it already."""
+    _check(view, request.spec)
+    service_id = id_for_request(request.request_id) if request.request_id else fresh_id
+    known = view.services.get(service_id)
+    if known is not None and request.request_id:
+        return Answer(thing=known)
+    service = Service(id=service_id, spec=request.spec)
+    return Answer(ops=(create(service), create(template_of(service))), thing=service)
+
+
+def update_service(view: View, request: UpdateServiceRequest, now: float) -> Answer:
+    """Return the writes that replace a service's spec, or swap it with the previous one."""
+    service = find_service(view, request.service_id)
+    if request.version != service.meta.version:
+        raise out_of_sequence("service", service.meta.version, request.version)
+    if request.rollback:
+        fresh = _rolled_back(service, now)
+    else:
+        if request.spec is None:
+            raise InvalidArgument.of((Problem(path="spec", reason="must be given", hint="or ask for a rollback"),))
+        fresh = _updated(view, service, request.spec)
+    template = stored_spec(view, fresh)
+    ops: tuple[Op, ...] = (update(fresh, base=service.meta.version),)
+    return Answer(ops=ops if template is None else (*ops, create(template)), thing=fresh)
+
+
+def remove_service(view: View, request: RemoveServiceRequest) -> Answer:
+    """Return the write that removes a service; its tasks follow."""
+    service = find_service(view, request.service_id)
+    return Answer(ops=(remove(service),), thing=service)
+
+
+def service_status(view: View, service: Service) -> ServiceStatus:
+    """Return the counts of a service's tasks. Tasks that are being stopped do not count as running."""
+    tasks = view.tasks_of_service(service.id).values()
+    iteration = 0 if service.job_status is None else service.job_status.iteration
+    current = [task for task in tasks if task.job_iteration == iteration]
+    running = sum(t.status.state is TaskState.RUNNING and t.desired_state <= TaskState.COMPLETE for t in current)
+    completed = 0
+    match service.spec.mode:
+        case Replicated(replicas=replicas):
+            desired = replicas
+        case ReplicatedJob(max_concurrent=max_concurrent):
+            desired = max_concurrent
+            completed = sum(task.status.state is TaskState.COMPLETE for task in current)
+        case GlobalJob():
+            desired = len(current)
+            completed = sum(task.status.state is TaskState.COMPLETE for task in current)
+        case _:
+            desired = sum(task.desired_state is TaskState.RUNNING for task in current)
+    return ServiceStatus(service_id=service.id, desired=desired, running=running, completed=completed)
+
+
+def _updated(view: View, service: Service, spec: ServiceSpec) -> Service:
+    old, new = service.spec.annotations.name, spec.annotations.name
+    if old != new:
+        raise Unimplemented(f"a service cannot be renamed ({old!r} to {new!r}); create another one")
+    if type(service.spec.mode) is not type(spec.mode):
+        raise Unimplemented("a service cannot change its mode; create another one")
+    _check(view, spec)
+    version = next_version(view, service) if needs_new_version(service.spec, spec) else service.spec_version
+    return _replace(
+        service,
+        spec=spec,
+        spec_version=version,
+        previous_spec=service.spec,
+        previous_spec_version=service.spec_version,
+        update_status=None,
+    )
+
+
+def _rolled_back(service: Service, now: float) -> Service:
+    if service.previous_spec is None:
+        raise FailedPrecondition(f"service {service.spec.annotations.name!r} has no previous spec to go back to")
+    status = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_at=now, message="manually requested rollback")
+    return _replace(roll_back(service, keep_previous=True), update_status=status)
+
+
+def _check(view: View, spec: ServiceSpec) -> None:
+    """Raise InvalidArgument with every mistake of a spec, those included that only the store can show."""
+    if isinstance(spec.mode, ReplicatedJob | GlobalJob):
+        raise Unimplemented("services that run to completion are not part of this release; use replicated or global")
+    problems = (*service_problems(spec), *_dangling(view, spec))
+    if problems:
+        raise InvalidArgument.of(problems)
+
+
+def _dangling(view: View, spec: ServiceSpec) -> Iterable[Problem]:
+    container = spec.task.container
+    for index, secret in enumerate(container.secrets):
+        found = view.secrets.get(secret.secret_id)
+        path = f"task.container.secrets[{index}]"
+        yield from _reference(path, "secret", secret.secret_name, "" if found is None else found.spec.annotations.name)
+    for index, config in enumerate(container.configs):
+        known = view.configs.get(config.config_id)
+        path = f"task.container.configs[{index}]"
+        yield from _reference(path, "config", config.config_name, "" if known is None else known.spec.annotations.name)
+    for index, network in enumerate(spec.task.networks):
+        if network.target not in view.networks:
+            yield Problem(
+                path=f"task.networks[{index}].target", reason="there is no such network", value=network.target
+            )
+
+
+def _reference(path: str, noun: str, given: str, real: str) -> Iterable[Problem]:
+    if not real:
+        yield Problem(path=path, reason=f"there is no such {noun}", value=given)
+    elif real != given:
+        yield Problem(
+            path=path, reason=f"the {noun} with this id has another name", value=given, hint=f"it is {real!r}"
+        )

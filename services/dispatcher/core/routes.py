@@ -1,0 +1,161 @@
+"""The route table: which tasks stand behind each published port. One book a term, read by every gateway's stream.
+
+A backend is a RUNNING task that reported the port; one that is wanted no more but still runs is draining. What must stay true: epochs
+grow by one with each change that is handed out, and a reader that starts from a full table and takes every change has the full table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from services.kit.messages.routes import AckRoutes, Backend, Route, RouteTable
+from services.kit.model.ids import NodeId, ServiceId
+from services.kit.model.objects import Cluster, Node, PortStatus, Service, Task
+from services.kit.model.specs import PortConfig
+from services.kit.model.states import PublishMode, TaskState
+from services.kit.state.state import Event
+from services.kit.state.view import View
+
+
+class RouteBook:
+    """All routes of the swarm, and who acts on which epoch."""
+
+    def __init__(self, view: View) -> None:
+        self._routes: dict[str, Route] = {}
+        self._of_service: dict[ServiceId, tuple[str, ...]] = {}
+        self._revoked: tuple[bytes, ...] = ()
+        self._stale: dict[ServiceId, None] = dict.fromkeys(view.services)
+        self._look_at_cluster = True
+        self.epoch = 0
+        self.acknowledged: dict[NodeId, int] = {}
+        self.refresh(view)
+
+    @property
+    def is_stale(self) -> bool:
+        """Tell whether ``refresh`` may find anything."""
+        return bool(self._stale) or self._look_at_cluster
+
+    def notice(self, view: View, event: Event) -> None:
+        """Take a change of the store."""
+        thing, old = event.object, event.old
+        if isinstance(thing, Task):
+            if thing.service_id in self._of_service and _backend_changed(old, event.new):
+                self._stale[thing.service_id] = None
+        elif isinstance(thing, Service):
+            self._stale[thing.id] = None
+        elif isinstance(thing, Node):
+            if not isinstance(old, Node) or event.new is None or old.status.addr != thing.status.addr:
+                tasks = view.tasks_of_node(thing.id).values()
+                self._stale |= dict.fromkeys(t.service_id for t in tasks if t.service_id in self._of_service)
+        elif isinstance(thing, Cluster):
+            self._look_at_cluster = True
+
+    def refresh(self, view: View) -> RouteTable | None:
+        """Return what changed since the last call as the next epoch, None when nothing did."""
+        stale, self._stale = self._stale, {}
+        changed: dict[str, Route] = {}
+        removed: dict[str, None] = {}
+        for service_id in stale:
+            service = view.services.get(service_id)
+            routes = {} if service is None else {_key(route): route for route in _routes_of(view, service)}
+            removed |= dict.fromkeys(key for key in self._of_service.get(service_id, ()) if key not in routes)
+            changed |= {key: route for key, route in routes.items() if self._routes.get(key) != route}
+            self._of_service.pop(service_id, None)
+            if routes:
+                self._of_service[service_id] = tuple(routes)
+        gone = [key for key in removed if key not in changed and not self._is_held(key)]
+        revoked = self._newly_revoked(view)
+        if not changed and not gone and not revoked:
+            return None
+        for key in gone:
+            self._routes.pop(key, None)
+        self._routes |= changed
+        self.epoch += 1
+        return RouteTable(
+            epoch=self.epoch, full=False, routes=tuple(changed.values()), removed=tuple(gone), revoked=revoked
+        )
+
+    def full(self) -> RouteTable:
+        """Return the whole table at the current epoch."""
+        return RouteTable(epoch=self.epoch, full=True, routes=tuple(self._routes.values()), revoked=self._revoked)
+
+    def acknowledge(self, node: NodeId, ack: AckRoutes) -> None:
+        """A gateway acts on an epoch now."""
+        self.acknowledged[node] = max(ack.epoch, self.acknowledged.get(node, 0))
+
+    def _is_held(self, key: str) -> bool:
+        """Tell whether another service has taken a port over that this one gave up."""
+        return any(key in keys for keys in self._of_service.values())
+
+    def _newly_revoked(self, view: View) -> tuple[bytes, ...]:
+        """Return all revoked keys when there is a new one among them."""
+        if not self._look_at_cluster:
+            return ()
+        self._look_at_cluster = False
+        before = set(self._revoked)
+        cluster = view.cluster
+        self._revoked = () if cluster is None else tuple(each.public_key for each in cluster.revoked)
+        return self._revoked if set(self._revoked) - before else ()
+
+
+def _routes_of(view: View, service: Service) -> Iterable[Route]:
+    if service.endpoint is None:
+        return
+    ports = [port for port in service.endpoint.ports if _is_ingress(port)]
+    if not ports:
+        return
+    tasks = [task for task in view.tasks_of_service(service.id).values() if task.status.state is TaskState.RUNNING]
+    tasks.sort(key=lambda task: (task.slot, task.id))
+    for port in ports:
+        yield Route(
+            service_id=service.id,
+            service_name=service.spec.annotations.name,
+            published_port=port.published_port,
+            protocol=port.protocol,
+            backends=tuple(_backends(view, port, tasks)),
+        )
+
+
+def _backends(view: View, port: PortConfig, tasks: Sequence[Task]) -> Iterable[Backend]:
+    for task in tasks:
+        node = None if task.node_id is None else view.nodes.get(task.node_id)
+        reported = _reported(port, task)
+        if node is None or reported is None:
+            continue
+        yield Backend(
+            task_id=task.id,
+            node_id=node.id,
+            addr=reported.address or node.status.addr,
+            port=reported.port,
+            draining=task.desired_state > TaskState.COMPLETE,
+        )
+
+
+def _reported(port: PortConfig, task: Task) -> PortStatus | None:
+    """Return where a task listens for a published port."""
+    for reported in task.status.ports:
+        same = reported.target_port == port.target_port and reported.protocol == port.protocol
+        if same and (not port.name or not reported.name or port.name == reported.name):
+            return reported
+    return None
+
+
+def _is_ingress(port: PortConfig) -> bool:
+    return port.publish_mode is PublishMode.INGRESS and port.published_port > 0
+
+
+def _key(route: Route) -> str:
+    return f"{route.published_port}/{route.protocol}"
+
+
+def _backend_changed(old: object, new: object) -> bool:
+    """Tell whether a change of a task may change a route."""
+    before = old if isinstance(old, Task) and old.status.state is TaskState.RUNNING else None
+    after = new if isinstance(new, Task) and new.status.state is TaskState.RUNNING else None
+    if before is None or after is None:
+        return before is not after
+    return (before.desired_state, before.node_id, before.status.ports) != (
+        after.desired_state,
+        after.node_id,
+        after.status.ports,
+    )

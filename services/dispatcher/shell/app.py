@@ -1,0 +1,172 @@
+"""The dispatcher process: follows the store, opens a term when this manager leads, and answers users, agents and gateways.
+
+What must stay true: nothing but stale reads and watches is answered without an open term; what ends a term ends its streams with an
+error that names the leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from services.dispatcher.config import DispatcherSettings
+from services.dispatcher.core.leadership import Leadership
+from services.dispatcher.shell.control import Control
+from services.dispatcher.shell.reads import Reads
+from services.dispatcher.shell.term import Term
+from services.dispatcher.shell.watches import Watches
+from services.kit.bus.api import Context, Listener
+from services.kit.bus.rpc import Table
+from services.kit.lifecycle.app import Runtime
+from services.kit.messages import logs, routes, session
+from services.kit.messages.method import Empty
+from services.kit.messages.store import RaftStatus
+from services.kit.model.ids import NodeId
+from services.kit.runtime.log import Log
+from services.kit.runtime.tasks import TaskOwner
+from services.kit.store.client import StoreClient
+from services.kit.store.line import local
+from services.kit.store.replica import Batch, Replica
+
+
+class DispatcherApp:
+    """One run of the dispatcher process."""
+
+    def __init__(self, settings: DispatcherSettings, runtime: Runtime) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._log = Log("dispatcher")
+        self._tasks = TaskOwner("dispatcher")
+        dial = local(runtime.bus, settings.socket("raft"))
+        self._store = StoreClient(dial=dial, client_id=runtime.ids.new("client"), clock=runtime.clock)
+        self._replica = Replica(dial)
+        self._replica.listen(self._absorb)
+        self._leadership = Leadership(runtime.node.facts.node_id)
+        self._reads = Reads(self._store, self._replica, self._tasks, settings.read_timeout_s)
+        self._watches = Watches(self._replica.state)
+        self._moved = asyncio.Event()
+        self._term: Term | None = None
+        self._listener: Listener | None = None
+
+    # -- life
+
+    async def start(self) -> None:
+        """Listen."""
+        table = Table(trusted=True)
+        Control(self._runtime, self._store, self._replica.state, self._reads, self._watches, self).serve(table)
+        table.on_feed(session.SESSION, self._session)
+        table.on_call(session.HEARTBEAT, self._heartbeat)
+        table.on_feed(session.ASSIGNMENTS, self._assignments)
+        table.on_call(session.UPDATE_STATUS, self._update_status)
+        table.on_feed(routes.WATCH, self._watch_routes)
+        table.on_call(routes.ACK, self._ack_routes)
+        table.on_feed(logs.SUBSCRIBE, self._subscribe_logs)
+        table.on_call(logs.PUBLISH, self._publish_logs)
+        self._listener = await self._runtime.bus.listen_local(self._settings.socket("dispatcher"), table)
+
+    async def serve(self) -> None:
+        """Follow raft and the store, and lead when it is our turn, until cancelled."""
+        self._tasks.spawn("replica", self._replica.run())
+        self._tasks.spawn("raft", self._follow_raft())
+        self._tasks.spawn("terms", self._lead())
+        raise await self._tasks.failed()
+
+    async def stop(self) -> None:
+        """Send everybody to another manager, let calls under way finish, close."""
+        if self._term is not None:
+            await self._term.close(self._leadership.refusal())
+        if self._listener is not None:
+            await self._listener.close(drain_s=self._settings.drain_s)
+        await self._tasks.close()
+        await self._replica.close()
+        await self._store.close()
+
+    # -- leadership
+
+    @property
+    def raft(self) -> RaftStatus | None:
+        """What raft said last."""
+        return self._leadership.status
+
+    def check_leading(self) -> None:
+        """Raise Unavailable, naming the leader, unless this manager leads."""
+        self._open_term()
+
+    def _open_term(self) -> Term:
+        if self._term is None:
+            raise self._leadership.refusal()
+        return self._term
+
+    def _absorb(self, batch: Batch) -> None:
+        self._watches.absorb(batch)
+        if self._term is not None:
+            self._term.absorb(batch)
+        else:
+            self._moved.set()
+
+    async def _follow_raft(self) -> None:
+        async for status in self._store.follow_status():
+            if self._leadership.heard(status) and self._term is not None:
+                self._term.fail(self._leadership.refusal())
+            if self._term is not None:
+                self._term.agents.ring()
+            self._moved.set()
+
+    async def _lead(self) -> None:
+        """Open a term whenever leadership allows it, and see it to its end."""
+        state = self._replica.state
+        while True:
+            self._moved.clear()
+            if self._replica.synced and self._leadership.may_open(state.version, has_cluster=state.cluster is not None):
+                await self._live_through_term()
+            else:
+                await self._moved.wait()
+
+    async def _live_through_term(self) -> None:
+        term = Term(self._settings, self._runtime, self._store, self._replica.state, self._leadership)
+        self._term = term
+        try:
+            why = await term.run()
+            self._log.warning("term ended", cause=str(why))
+        finally:
+            self._term = None
+            await term.close(self._leadership.refusal())
+        self._leadership.give_up()
+        self._moved.set()
+
+    # -- agents, gateways, logs
+
+    async def _session(
+        self, context: Context, request: session.SessionRequest
+    ) -> AsyncIterator[session.SessionMessage]:
+        async for message in self._open_term().agents.session(context.caller, request):
+            yield message
+
+    async def _heartbeat(self, context: Context, request: session.Heartbeat) -> session.HeartbeatReply:
+        return await self._open_term().agents.beat(context.caller, request)
+
+    async def _assignments(
+        self, context: Context, request: session.AssignmentsRequest
+    ) -> AsyncIterator[session.Assignments]:
+        async for message in self._open_term().agents.assignments(context.caller, request):
+            yield message
+
+    async def _update_status(self, context: Context, request: session.UpdateTaskStatus) -> Empty:
+        await self._open_term().agents.report(context.caller, request)
+        return Empty()
+
+    async def _watch_routes(self, context: Context, request: routes.WatchRoutes) -> AsyncIterator[routes.RouteTable]:
+        async for table in self._open_term().routes.watch():
+            yield table
+
+    async def _ack_routes(self, context: Context, request: routes.AckRoutes) -> Empty:
+        self._open_term().routes.book.acknowledge(NodeId(context.caller.node_id), request)
+        return Empty()
+
+    async def _subscribe_logs(self, context: Context, request: logs.SubscribeLogs) -> AsyncIterator[logs.LogBatch]:
+        async for batch in self._open_term().logs.subscribe(request):
+            yield batch
+
+    async def _publish_logs(self, context: Context, request: logs.PublishLogs) -> Empty:
+        await self._open_term().logs.publish(context, request)
+        return Empty()

@@ -1,0 +1,262 @@
+"""One term of leadership: the loops, the sessions and the books live as long as it does; all is dropped at its end.
+
+Owned by the app. One task runs the passes; everything else comes in by calls from handlers and from the replica, in this same event
+loop. What must stay true: whatever is handed to agents and gateways was applied by the store before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+from services.dispatcher.config import DispatcherSettings
+from services.dispatcher.core.desk import Flight
+from services.dispatcher.core.leadership import Leadership
+from services.dispatcher.core.logs import LogBroker
+from services.dispatcher.core.loops import all_loops
+from services.dispatcher.core.planning import Planning
+from services.dispatcher.core.presence import LEADER_CHANGED, Presence, Word
+from services.dispatcher.core.routes import RouteBook
+from services.dispatcher.core.sessions import HEARTBEAT_FAILURE, Sessions
+from services.dispatcher.core.statuses import Statuses
+from services.dispatcher.shell.agents import AgentLines
+from services.dispatcher.shell.gateways import RouteLines
+from services.dispatcher.shell.log_lines import LogLines
+from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
+from services.kit.lifecycle.app import Runtime
+from services.kit.messages.session import StatusUpdate
+from services.kit.model.ids import NodeId, TaskId
+from services.kit.model.objects import Cluster
+from services.kit.model.states import NodeState
+from services.kit.runtime.log import Log
+from services.kit.runtime.tasks import TaskOwner
+from services.kit.state.state import State
+from services.kit.state.tables import Table
+from services.kit.store.client import StoreClient
+from services.kit.store.replica import Batch
+
+KeyT = TypeVar("KeyT", NodeId, TaskId)
+
+
+class LeaderClock:
+    """Wall time that never goes back within a term, so that it can be compared with stored times and measured with."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._clock = runtime.clock
+        self._offset = runtime.clock.wall() - runtime.clock.monotonic()
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        return self._clock.monotonic() + self._offset
+
+
+class Term:
+    """What the leader does."""
+
+    def __init__(
+        self,
+        settings: DispatcherSettings,
+        runtime: Runtime,
+        store: StoreClient,
+        state: State,
+        leadership: Leadership,
+    ) -> None:
+        self._settings = settings
+        self.runtime = runtime
+        self.store = store
+        self.state = state
+        self.leadership = leadership
+        self.clock = LeaderClock(runtime)
+        self._log = Log("term")
+        self._tasks = TaskOwner("term")
+        self._wake = asyncio.Event()
+        self._failure: asyncio.Future[SwarmError] = asyncio.get_running_loop().create_future()
+        self._task_waiters: dict[TaskId, list[_Ticket]] = {}
+        self._node_waiters: dict[NodeId, list[_Ticket]] = {}
+        node_id = runtime.node.facts.node_id
+        self.statuses = Statuses(node_id)
+        self.presence = Presence()
+        loops = all_loops(lambda: TaskId(runtime.ids.new("task")), (self.presence, self.statuses))
+        self.planning = Planning(state, loops)
+        self.sessions = Sessions(runtime.rng)
+        self.broker = LogBroker()
+        self.agents = AgentLines(self)
+        self.routes = RouteLines(RouteBook(state), settings.routes_interval_s)
+        self.logs = LogLines(self)
+        self._take_period(state.cluster)
+
+    # -- life
+
+    async def run(self) -> SwarmError:
+        """Act until the term has to end; return why."""
+        self._log.info("term opened", version=self.state.version, tasks=len(self.state.tasks))
+        self._await_nodes()
+        self._tasks.spawn("passes", self._passes())
+        failed = self._tasks.spawn("failed", self._tasks.failed())
+        await asyncio.wait((failed, self._failure), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            raise failed.result()
+        return self._failure.result()
+
+    def fail(self, why: SwarmError) -> None:
+        """End the term."""
+        if not self._failure.done():
+            self._failure.set_result(why)
+
+    async def close(self, why: SwarmError) -> None:
+        """End every stream and forget everything; idempotent."""
+        self.agents.bells.break_(why)
+        self.routes.bells.break_(why)
+        self.logs.bells.break_(why)
+        for waiters in (*self._task_waiters.values(), *self._node_waiters.values()):
+            for ticket in waiters:
+                ticket.fail(why)
+        await self._tasks.close()
+
+    # -- what comes in
+
+    def absorb(self, batch: Batch) -> None:
+        """Take what the store applied."""
+        now = self.clock.now()
+        self.planning.absorb(batch.events, now)
+        for event in batch.events:
+            if event.table is Table.TASK:
+                self._settle(self._task_waiters, self.statuses.stored(event))
+            elif event.table is Table.NODE:
+                self._settle(self._node_waiters, self.presence.stored(event))
+                if event.new is None:
+                    self.sessions.forget(NodeId(event.object.id))
+            elif event.table is Table.CLUSTER and isinstance(event.new, Cluster):
+                self._take_period(event.new)
+            self.routes.book.notice(self.state, event)
+        self.agents.absorb(batch.events)
+        self.logs.absorb(batch.events)
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Have the loop look again."""
+        self._wake.set()
+
+    async def report(self, node: NodeId, updates: Sequence[StatusUpdate]) -> None:
+        """Take statuses of a node's tasks; return when they are stored."""
+        tasks = self.statuses.offer(self.planning.desk, node, updates)
+        self.planning.nudge(self.statuses, tasks)
+        self._wake.set()
+        await self._stored(self._task_waiters, tasks)
+
+    async def hear(self, node: NodeId, word: Word) -> None:
+        """Take news of a node; return when they are stored."""
+        if self._hear(node, word):
+            await self._stored(self._node_waiters, [node])
+
+    def _hear(self, node: NodeId, word: Word) -> bool:
+        if not self.presence.hear(self.state, node, word):
+            return False
+        self.planning.nudge(self.presence, (node,))
+        self._wake.set()
+        return True
+
+    def _await_nodes(self) -> None:
+        """A new leader knows of no session: nodes that were not down are unknown until they are heard of."""
+        for node in self.sessions.begin(self.state.nodes.values(), self.clock.now()):
+            if self.state.nodes[node].status.state is not NodeState.UNKNOWN:
+                self._hear(node, Word(state=NodeState.UNKNOWN, message=LEADER_CHANGED))
+
+    def _take_period(self, cluster: Cluster | None) -> None:
+        if cluster is not None:
+            self.sessions.period_s = cluster.spec.dispatcher.heartbeat_period_s
+
+    # -- passes
+
+    async def _passes(self) -> None:
+        """Plan whenever something is due; propose what comes of it."""
+        loop = asyncio.get_running_loop()
+        last_pass = 0.0
+        while True:
+            self._wake.clear()
+            now = self.clock.now()
+            self._expire(now)
+            self.routes.flush(self.state, loop.time())
+            due = self.planning.due()
+            rest_s = last_pass + self._settings.pass_interval_s - loop.time() if self.planning.desk.flights else 0.0
+            if due is not None and due <= now and rest_s <= 0:
+                last_pass = loop.time()
+                for flight in self.planning.run(now):
+                    self._tasks.spawn(f"flight-{flight.number}", self._fly(flight))
+                await asyncio.sleep(0)
+                continue
+            await self._rest(self._next_wake(due, now, max(rest_s, 0.0), loop.time()))
+
+    def _next_wake(self, due: float | None, now: float, rest_s: float, loop_now: float) -> float | None:
+        """Return how long to rest unless something comes in."""
+        waits: list[float] = []
+        if due is not None:
+            waits.append(max(due - now, rest_s))
+        expiry = self.sessions.deadline()
+        if expiry is not None:
+            waits.append(expiry - now)
+        flush = self.routes.flush_in(loop_now)
+        if flush is not None:
+            waits.append(flush)
+        return max(0.0, min(waits)) if waits else None
+
+    async def _rest(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _expire(self, now: float) -> None:
+        for node in self.sessions.expired(now):
+            self._log.warning("node silent", silent=node)
+            self._hear(node, Word(state=NodeState.DOWN, message=HEARTBEAT_FAILURE))
+            self.agents.expired(node)
+            self.logs.left(node)
+
+    async def _fly(self, flight: Flight) -> None:
+        try:
+            result = await self.store.propose(
+                flight.ops, raise_conflict=False, timeout_s=self._settings.propose_timeout_s
+            )
+        except (Unavailable, DeadlineExceeded) as error:
+            self.fail(error)
+            return
+        if result.conflict is not None:
+            self._log.debug("transaction refused", reason=result.conflict.reason, cause=result.conflict.message)
+        self.planning.answer(flight.number, result, self.clock.now())
+        self._wake.set()
+
+    # -- waiting for the store
+
+    async def _stored(self, waiters: dict[KeyT, list[_Ticket]], keys: Sequence[KeyT]) -> None:
+        if not keys:
+            return
+        ticket = _Ticket(len(keys))
+        for key in keys:
+            waiters.setdefault(key, []).append(ticket)
+        await ticket.future
+
+    def _settle(self, waiters: dict[KeyT, list[_Ticket]], key: KeyT | None) -> None:
+        if key is not None:
+            for ticket in waiters.pop(key, ()):
+                ticket.settle()
+
+
+class _Ticket:
+    """Somebody waits until so many things are stored."""
+
+    def __init__(self, missing: int) -> None:
+        self._missing = missing
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self) -> None:
+        self._missing -= 1
+        if self._missing == 0 and not self.future.done():
+            self.future.set_result(None)
+
+    def fail(self, why: SwarmError) -> None:
+        if not self.future.done():
+            self.future.set_exception(type(why)(why.message, why.details))
+            self.future.exception()
