@@ -151,7 +151,8 @@ def living() -> list[int]:
 def groups_of(root: Path) -> list[Path]:
     """Return the control groups of a taskd."""
     name = f"swarmbus-{binascii.crc32(os.path.realpath(root / 'tasks').encode()):08x}"
-    return [path for path in Path("/sys/fs/cgroup").glob(f"**/{name}") if path.is_dir()]
+    # A walk goes past groups that vanish meanwhile; others on this machine come and go.
+    return [Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup") if Path(folder).name == name]
 
 
 def run(work: Callable[[Home], Coroutine[None, None, None]], *, user: int | None = None) -> None:
