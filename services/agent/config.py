@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.kit.lifecycle.settings import ProcessSettings
 
 
-class AgentSettings(ProcessSettings):
+class AgentSettings(ProcessSettings, frozen=True, kw_only=True):
     """What the agent is told."""
 
     hostname: str = ""

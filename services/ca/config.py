@@ -6,7 +6,7 @@ from services.kit.lifecycle.settings import ProcessSettings
 from services.kit.model.states import Availability
 
 
-class CaSettings(ProcessSettings):
+class CaSettings(ProcessSettings, frozen=True, kw_only=True):
     """What the ca is told by its supervisor."""
 
     issue_timeout_s: float = 5.0

@@ -7,6 +7,7 @@ the exit code of its kind, and changes nothing.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import difflib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -135,6 +136,21 @@ def _in_words_of_flags(problem: Problem) -> Problem:
     if problem.path not in {*NodeSettings.model_fields, "settings_file"}:
         return problem
     return msgspec.structs.replace(problem, path=f"--{problem.path.replace('_', '-')}")
+
+
+def _up(parsed: argparse.Namespace) -> tuple[int, str]:
+    settings = _settings(parsed)
+    from services.supervisor.shell.run import run_node  # noqa: PLC0415 - help and mistakes answer without loading a node
+
+    return run_node(settings)
+
+
+def _down(parsed: argparse.Namespace) -> tuple[int, str]:
+    return asyncio.run(_with_node(_settings(parsed), _ask_to_stop))
+
+
+def _status(parsed: argparse.Namespace) -> tuple[int, str]:
+    return asyncio.run(_with_node(_settings(parsed), _print_status_json if parsed.json else _print_status))
 
 
 Ask = Callable[[Connection], Awaitable[None]]

@@ -4,13 +4,12 @@ import sys
 
 from services.kit.errors import InvalidArgument
 from services.kit.lifecycle.exit_codes import ExitCode
-from services.kit.lifecycle.settings import load_settings
-from services.supervisor.config import NodeSettings
+from services.supervisor.config import settings_from
 from services.supervisor.shell.run import run_node
 
 if __name__ == "__main__":
     try:
-        settings = load_settings(NodeSettings)
+        settings = settings_from({}, None)
     except InvalidArgument as error:
         sys.stderr.write(f"supervisor: {error}\n")
         sys.exit(ExitCode.USAGE)

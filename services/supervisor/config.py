@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -19,11 +20,12 @@ from pydantic_settings import (
 )
 
 from services.kit.bus.ports import node_ports
-from services.kit.errors import InvalidArgument
+from services.kit.errors import InvalidArgument, Problem
 from services.kit.lifecycle.settings import ENVIRONMENT_PREFIX, LogLevel, checked_state_dir
 from services.kit.model.states import Availability
 
 TICK_S = 0.06
+_SHOWN_MAX = 80
 SECRETS = frozenset({"join_token"})
 """Settings that no child is told and no message repeats."""
 
@@ -154,13 +156,33 @@ def _check_address(text: str) -> None:
 
 
 def settings_from(flags: dict[str, object], settings_file: Path | None) -> NodeSettings:
-    """Return the settings; raises pydantic's ValidationError, or OSError and ValueError (not TOML) for the file itself."""
-    if settings_file is None:
-        return NodeSettings(**flags)  # type: ignore[arg-type]
+    """Return the settings from flags, environment and file; raises InvalidArgument with every mistake found."""
+    source = NodeSettings if settings_file is None else _with_file(settings_file)
+    try:
+        return source(**flags)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InvalidArgument.of(tuple(_problem(item) for item in error.errors(include_url=False))) from None
+    except (OSError, ValueError) as error:
+        raise _bad_file(str(error)) from None
+
+
+def _with_file(path: Path) -> type[NodeSettings]:
+    if not path.is_file():
+        raise _bad_file(f"there is no file {path}")
 
     class FromFile(NodeSettings):
-        model_config = SettingsConfigDict(toml_file=settings_file)
+        model_config = SettingsConfigDict(toml_file=path)
 
-    if not settings_file.is_file():
-        raise FileNotFoundError(f"there is no settings file {settings_file}")
-    return FromFile(**flags)  # type: ignore[arg-type]
+    return FromFile
+
+
+def _bad_file(reason: str) -> InvalidArgument:
+    return InvalidArgument.of((Problem(path="settings_file", reason=f"cannot be read: {reason}"),))
+
+
+def _problem(item: ErrorDetails) -> Problem:
+    """Return one of pydantic's complaints as ours. The input of a whole-model check holds everything, secrets too: not shown."""
+    name = str(item["loc"][0]) if item["loc"] else "settings"
+    shown = isinstance(item["input"], str | int | float) and name not in SECRETS
+    reason = item["msg"].removeprefix("Value error, ")
+    return Problem(path=name, reason=reason, value=str(item["input"])[:_SHOWN_MAX] if shown else "")

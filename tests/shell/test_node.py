@@ -288,7 +288,7 @@ def test_a_refused_second_node_leaves_the_first_ones_files_alone(tmp_path: Path)
     async def scene() -> None:
         node = new_node(tmp_path)
         node.start()
-        await eventually(lambda: (tmp_path / "run" / "supervisor.sock").exists())
+        await eventually((tmp_path / "run" / "supervisor.sock").exists)
         other = new_node(tmp_path)
         other.start()
         assert await other.err() is not None

@@ -23,7 +23,7 @@ from services.kit.messages import control
 from services.kit.model.objects import Cluster
 
 
-class FakeSettings(ProcessSettings):
+class FakeSettings(ProcessSettings, frozen=True, kw_only=True):
     """What a fake child reads."""
 
     listen_control_api: str = ""

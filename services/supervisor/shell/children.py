@@ -149,7 +149,7 @@ class Children:
 
     def _spawn(self, name: str) -> None:
         try:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+            process = subprocess.Popen(
                 self._command(name),
                 cwd=self._run_dir,
                 env=self._environment,
