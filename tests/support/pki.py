@@ -46,13 +46,12 @@ class Authority:
         starts_in_days: float = -1,
     ) -> bytes:
         """Certify a key; the intermediates follow the leaf."""
-        subject = x509.Name(
-            [
-                x509.NameAttribute(NameOID.COMMON_NAME, node_id),
-                x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role),
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster),
-            ]
-        )
+        names = {
+            NameOID.COMMON_NAME: node_id,
+            NameOID.ORGANIZATIONAL_UNIT_NAME: role,
+            NameOID.ORGANIZATION_NAME: cluster,
+        }
+        subject = x509.Name([x509.NameAttribute(oid, name) for oid, name in names.items() if name])
         key = x25519.X25519PublicKey.from_public_bytes(public_key)
         builder = _builder(subject, self.name, key, days=days, starts_in_days=starts_in_days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

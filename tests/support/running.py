@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -36,3 +37,8 @@ async def eventually(condition: Callable[[], object], deadline_s: float = DEADLI
     while not condition():
         assert loop.time() < end, f"did not come true within {deadline_s} s"
         await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -8,6 +8,7 @@ to read its own identity. What must stay true: a certificate counts only togethe
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,15 @@ _UNDERSTOOD = frozenset(
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
     }
 )
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises on certificates that are not what they should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +185,11 @@ def save_node(directory: Path, key: NodeKey, certificate: bytes) -> None:
 
 def certificate_key(certificate: bytes) -> bytes:
     """Return the raw X25519 key of a PEM certificate, unchecked; raises Unauthenticated."""
-    return _public_key(_read_peer(certificate)[0])
+    leaf = _read_peer(certificate)[0]
+    try:
+        return _public_key(leaf)
+    except _UNREADABLE as error:
+        raise Unauthenticated(f"the certificate cannot be read: {error}") from None
 
 
 def _move_into_place(temporary: Path, final: Path) -> None:
@@ -210,14 +224,16 @@ def _read(path: Path) -> bytes:
 def _read_pem(pem: bytes, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except _UNREADABLE:
         raise DataLoss(f"{what} is not a list of PEM certificates") from None
 
 
 def _read_peer(pem: bytes) -> list[x509.Certificate]:
     try:
-        certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what the library merely tolerates is refused
+            certificates = x509.load_pem_x509_certificates(pem)
+    except (*_UNREADABLE, Warning):
         raise Unauthenticated("the certificate cannot be read") from None
     if len(certificates) > CERTIFICATES_MAX:
         raise Unauthenticated("too many certificates in one chain")
@@ -237,7 +253,7 @@ def _verify(chain: list[x509.Certificate], roots: Sequence[x509.Certificate]) ->
             cluster_id=_name(leaf, NameOID.ORGANIZATION_NAME),
             public_key=_public_key(leaf),
         )
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except _UNREADABLE as error:
         raise Unauthenticated(f"the certificate cannot be read: {error}") from None
     if not caller.node_id or not caller.role or not caller.cluster_id:
         raise Unauthenticated("the certificate does not name node, role and cluster")
@@ -280,7 +296,7 @@ def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate, *, below
         return False
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*_UNREADABLE, InvalidSignature):
         return False
     return True
 
