@@ -14,7 +14,7 @@ from services.kit.errors import InvalidArgument, Problem
 
 BUILT_IN = {
     "process": "services.agent.drivers.process:ProcessDriver",
-    "docker": "services.agent.drivers.docker:DockerDriver",
+    "docker": "services.agent.drivers.docker_driver:DockerDriver",
     "fake": "services.agent.drivers.fake:FakeDriver",
 }
 ENTRY_POINTS = "swarmbus.drivers"

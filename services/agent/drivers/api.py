@@ -85,6 +85,8 @@ class DriverContext:
     """The node's state directory. A driver keeps its files in ``worker/<driver>`` below it."""
     run_dir: Path
     """The node's directory of sockets (0700)."""
+    docker_socket: str = "/var/run/docker.sock"
+    """Where a Docker engine may listen."""
     clock: Clock
     log: Log
     tasks: TaskOwner

@@ -99,8 +99,9 @@ class AgentApp(ReadyLater):
                 self._session.restart("the node has a new certificate")
 
     async def _follow_drivers(self) -> None:
+        seen = 0
         while True:
-            await self._drivers.changed.wait()
+            seen = await self._drivers.next_change(seen)
             await self._tasks.look_for_orphans()
             self._session.look_again()
 
@@ -129,6 +130,7 @@ class AgentApp(ReadyLater):
             addr=self._address(),
             state_dir=self._settings.state_dir,
             run_dir=self._settings.run_dir,
+            docker_socket=self._settings.docker_socket,
             clock=self._runtime.clock,
             log=Log("driver"),
             tasks=self._owner,

@@ -38,8 +38,8 @@ class Drivers:
     """All loaded drivers by name."""
 
     def __init__(self, context: DriverContext) -> None:
-        self.changed = Changes()
-        """Announced when a fingerprint changed."""
+        self._changes = 0
+        self._changed = Changes()
         self._context = context
         self._log = Log("drivers")
         self._loaded: dict[str, _Loaded] = {}
@@ -79,6 +79,12 @@ class Drivers:
             if loaded.fingerprint.healthy
         }
 
+    async def next_change(self, seen: int) -> int:
+        """Wait until fingerprints have changed more often than ``seen`` and return how often."""
+        while self._changes <= seen:
+            await self._changed.wait()
+        return self._changes
+
     async def recover(self) -> dict[TaskId, tuple[Driver, Recovered]]:
         """Return what the healthy drivers hold, each asked once since it became healthy."""
         found: dict[TaskId, tuple[Driver, Recovered]] = {}
@@ -115,7 +121,8 @@ class Drivers:
             loaded.recovered = loaded.recovered and fingerprint.healthy
             loaded.fingerprint = fingerprint
             self._report(loaded)
-            self.changed.announce()
+            self._changes += 1
+            self._changed.announce()
 
     def _report(self, loaded: _Loaded) -> None:
         fingerprint = loaded.fingerprint
