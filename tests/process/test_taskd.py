@@ -9,6 +9,9 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -269,8 +272,7 @@ def test_a_full_disk_costs_output_but_no_exit_code() -> None:
     async def work(home: Home) -> None:
         disk = home.root / "tasks"
         disk.mkdir()
-        mounted("mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", str(disk))
-        try:
+        with small_disk(disk):
             await home.client.start(home.shell("full", "head -c 4000000 /dev/zero; echo more >&2; exit 11"))
             info = await home.client.wait("full")
             assert info.exit is not None
@@ -281,11 +283,9 @@ def test_a_full_disk_costs_output_but_no_exit_code() -> None:
             assert [found.id for found in await home.client.list_tasks()] == ["full"]
             await home.client.remove("full")
             assert (await ended(home, home.shell("later", "exit 12"))).exit is not None
-        finally:
             await home.client.stop_all(0.0)
             await home.client.close()
             await eventually(lambda: not home.processes())
-            mounted("umount", str(disk))
         home.client = home.new_client()
 
     run(work)
@@ -398,13 +398,13 @@ def test_taskd_ends_after_a_while_without_tasks_and_clients() -> None:
 def test_stop_all_leaves_nothing_whether_taskd_runs_or_was_killed() -> None:
     async def work(home: Home) -> None:
         for killed in (False, True):
-            version = await home.client.connect()
             for number in range(5):
                 await home.client.start(home.shell(f"t{number}", f"trap '' TERM; {FOREVER}"))
             if killed:
                 await home.client.close()
-                os.kill(version.pid, signal.SIGKILL)
-                await eventually(lambda pid=version.pid: not is_alive(pid))  # type: ignore[misc]
+                taskd = home.taskd()
+                os.kill(taskd, signal.SIGKILL)
+                await eventually(lambda pid=taskd: not is_alive(pid))  # type: ignore[misc]
             command = (sys.executable, "-m", "services.agent.taskd.stop_all", str(home.root), str(home.socket), "0.1")
             done = await asyncio.to_thread(
                 subprocess.run, command, capture_output=True, text=True, timeout=30, check=False
@@ -415,8 +415,14 @@ def test_stop_all_leaves_nothing_whether_taskd_runs_or_was_killed() -> None:
     run(work)
 
 
-def mounted(*command: str) -> None:
-    subprocess.run(command, check=True)
+@contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", place], check=True)
+    try:
+        yield
+    finally:
+        # Lazily: a failed test may have left somebody in it.
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def oom_score(pid: int) -> int:

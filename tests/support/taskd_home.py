@@ -124,6 +124,8 @@ async def taskd_home(user: int | None = None) -> AsyncIterator[Home]:
         for pid in home.processes():
             os.kill(pid, signal.SIGKILL)
         await home.close()
+        for group in groups_of(root):
+            remove_groups(group)
         shutil.rmtree(root)
 
 
@@ -153,6 +155,13 @@ def groups_of(root: Path) -> list[Path]:
     name = f"swarmbus-{binascii.crc32(os.path.realpath(root / 'tasks').encode()):08x}"
     # A walk goes past groups that vanish meanwhile; others on this machine come and go.
     return [Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup") if Path(folder).name == name]
+
+
+def remove_groups(top: Path) -> None:
+    """Remove what a failed test left."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
 
 
 def run(work: Callable[[Home], Coroutine[None, None, None]], *, user: int | None = None) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from services.agent.taskd.records import TaskSpec
 
+_TreeFields = tuple[str, int, list[str]]
 LIMITS = ("cpu", "memory", "pids")
 _PERIOD_US = 100_000
 _QUOTA_US_MIN = 1_000
@@ -40,10 +41,16 @@ class Mount(NamedTuple):
 
 
 class Group:
-    """The groups of one task, one in each tree."""
+    """The groups of one task, one in each tree. A task keeps its groups when a later taskd would choose others."""
 
-    def __init__(self, trees: tuple[Tree, ...], task_id: str) -> None:
+    def __init__(self, trees: tuple[Tree, ...], task_id: str, *, is_ours: bool = True) -> None:
+        self._trees = trees
         self._paths = tuple((tree, f"{tree.base}/{task_id}") for tree in trees)
+        self._is_ours = is_ours
+
+    def to_json(self) -> list[object]:
+        """Return what ``Cgroups.group_from_json`` needs to find the same groups."""
+        return [[tree.base, tree.version, sorted(tree.controllers)] for tree in self._trees]
 
     @property
     def exists(self) -> bool:
@@ -118,9 +125,12 @@ class Group:
 
     def remove(self) -> None:
         """Remove the groups; those that still hold a process stay."""
-        for _, path in self._paths:
+        for tree, path in self._paths:
             with suppress(OSError):
                 os.rmdir(path)
+            if not self._is_ours:
+                with suppress(OSError):
+                    os.rmdir(tree.base)
 
 
 class Cgroups:
@@ -162,6 +172,13 @@ class Cgroups:
     def group(self, task_id: str) -> Group:
         """Return the groups of a task, made or not."""
         return Group(self._trees, task_id)
+
+    def group_from_json(self, value: object, task_id: str) -> Group:
+        """Return the groups of a task that an earlier taskd made, which may have been somewhere else."""
+        trees = tuple(
+            Tree(base, version, frozenset(names)) for base, version, names in cast("list[_TreeFields]", value)
+        )
+        return Group(trees, task_id, is_ours=trees == self._trees)
 
     def remove(self) -> None:
         """Remove our own groups if no task is left in them, and what is left of tasks that took long to die."""

@@ -152,7 +152,13 @@ class Task:
         self.started_at = time.time()
         self._write(
             "pid.json",
-            {"pid": self.pid, "start_time": stat.start_time, "boot": self._host.boot, "started_at": self.started_at},
+            {
+                "pid": self.pid,
+                "start_time": stat.start_time,
+                "boot": self._host.boot,
+                "started_at": self.started_at,
+                "groups": self._group.to_json(),
+            },
         )
 
     @classmethod
@@ -171,6 +177,7 @@ class Task:
         if born:
             task.pid, task._start_time = int(str(born["pid"])), int(str(born["start_time"]))
             task.started_at = float(str(born["started_at"]))
+            task._group = host.cgroups.group_from_json(born["groups"], spec.id)
         elif not task.ended:
             task._kill_members()
             task.delete()

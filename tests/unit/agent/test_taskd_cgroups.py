@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,19 @@ def test_controllers_that_are_not_handed_down_are_sought_further_up(tmp_path: Pa
     assert cgroups.unenforced == ("pids",)
     assert cgroups.group("t").paths == (str(top / "swarmbus-test/t"),)
     assert not (inner / "swarmbus-test").exists()
+
+
+def test_a_task_keeps_its_groups_under_a_taskd_that_would_choose_others(tmp_path: Path) -> None:
+    before = Cgroups.detect("swarmbus-test", (make_v1(tmp_path, "memory"),))
+    mount = str(tmp_path / "memory")
+    (tmp_path / "memory" / "elsewhere").mkdir()
+    after = Cgroups.detect("swarmbus-test", (Mount(mount, f"{mount}/elsewhere", 1, frozenset({"memory"})),))
+    made = before.group("task")
+    made.make(TaskSpec("task", ("true",)))
+    found = after.group_from_json(json.loads(json.dumps(made.to_json())), "task")
+    assert found.paths == made.paths != after.group("task").paths
+    found.remove()
+    assert not (tmp_path / "memory" / "swarmbus-test").exists(), "nobody else would remove it"
 
 
 def test_no_limit_writes_no_file(tmp_path: Path) -> None:
