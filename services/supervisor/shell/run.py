@@ -12,18 +12,19 @@ from services.kit.runtime.clock import SystemClock
 from services.kit.runtime.ids import SystemIds, system_rng
 from services.kit.runtime.log import Log, set_up
 from services.supervisor.config import NodeSettings
+from services.supervisor.shell.children import Command, python_module
 from services.supervisor.shell.node import Node, NodeEnded
 
 
-def run_node(settings: NodeSettings) -> tuple[ExitCode, str]:
+def run_node(settings: NodeSettings, command: Command = python_module) -> tuple[ExitCode, str]:
     """Be a node until a signal, a stop or its end; returns the exit code and, for people, what ended it."""
     set_up("supervisor", settings.log_level)
     faulthandler.enable()
-    return asyncio.run(_run(settings))
+    return asyncio.run(_run(settings, command))
 
 
-async def _run(settings: NodeSettings) -> tuple[ExitCode, str]:
-    node = Node(settings, clock=SystemClock(), ids=SystemIds(), rng=system_rng())
+async def _run(settings: NodeSettings, command: Command) -> tuple[ExitCode, str]:
+    node = Node(settings, clock=SystemClock(), ids=SystemIds(), rng=system_rng(), command=command)
     log = Log("supervisor")
     signals = 0
 
