@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from services.agent.drivers.taskd_client import MAIN_FILE
 from services.agent.taskd.records import TaskSpec, User
 from services.agent.taskd.wire import Unpacker, pack
 from services.kit.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
@@ -281,6 +282,10 @@ def test_a_full_disk_costs_output_but_no_exit_code() -> None:
             with pytest.raises(Internal, match="No space left"):
                 await home.client.start(home.spec("another", "true"))
             assert [found.id for found in await home.client.list_tasks()] == ["full"]
+            await home.client._request("reexec", executable=sys.executable, main=str(MAIN_FILE))
+            kept = (await home.client.inspect("full")).exit
+            assert kept is not None
+            assert kept.code == 11, "a successor is told what could not be written"
             await home.client.remove("full")
             assert (await ended(home, home.shell("later", "exit 12"))).exit is not None
             await home.client.stop_all(0.0)

@@ -260,6 +260,21 @@ def test_a_start_that_nobody_was_told_of_is_undone() -> None:
     run(work)
 
 
+def test_an_end_that_could_not_be_written_and_was_then_lost_is_unknown() -> None:
+    async def work(home: Home) -> None:
+        await home.client.start(home.shell("lost", "echo said; exit 0"))
+        await home.client.wait("lost")
+        await end_taskd(home)
+        (home.root / "tasks" / "lost" / "exit.json").unlink()
+        home.client = home.new_client()
+        end = (await home.client.wait("lost")).exit
+        assert end is not None
+        assert (end.code, end.signal) == (None, None)
+        assert home.log("lost") == "said"
+
+    run(work)
+
+
 async def end_taskd(home: Home) -> None:
     """End taskd politely, and the client with it."""
     version = await home.client.connect()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from services.agent.taskd.build import build_number
 from services.agent.taskd.cgroups import Cgroups, Mount, read_mounts
+from services.agent.taskd.files import remove_tree
 from services.agent.taskd.launch import Launcher
 from services.agent.taskd.loop import Loop, Timer
 from services.agent.taskd.processes import become_subreaper
@@ -326,13 +327,7 @@ class Daemon:
             if name.startswith(".") or not os.path.isdir(directory):
                 continue
             try:
-                with open(f"{directory}/spec.json") as file:
-                    spec = spec_from_json(read_object(file.read()))
-                task = Task.load(self._host, directory, spec, _part(inherited, name))
-            except FileNotFoundError:
-                # The start got no further than the directory, and a spec is written before anything else is made.
-                Task(self._host, directory, spec_from_json({"id": name, "command": ["-"]})).delete()
-                continue
+                task = self._load_one(name, directory, _part(inherited, name))
             except BadRecord as error:
                 log("error", "damaged-task", directory=directory, error=error)
                 continue
@@ -340,6 +335,16 @@ class Daemon:
                 self._tasks[name] = task
                 if not task.ended:
                     task.on_end.append(self._ended)
+
+    def _load_one(self, name: str, directory: str, inherited: Json) -> Task | None:
+        try:
+            with open(f"{directory}/spec.json") as file:
+                spec = spec_from_json(read_object(file.read()))
+        except FileNotFoundError:
+            # The start got no further than the directory: a spec is written before anything else is made.
+            remove_tree(directory)
+            return None
+        return Task.load(self._host, directory, spec, inherited)
 
     def _reexec(self, connection: Connection, request: Json) -> None:
         self._successor = (str(request["executable"]), str(request["main"]))
@@ -352,7 +357,7 @@ class Daemon:
             "lock": self._lock,
             "listener": self._server.listener.fileno(),
             "launcher": self._launcher.hand_over(),
-            "tasks": {task_id: task.hand_over() for task_id, task in self._tasks.items() if not task.ended},
+            "tasks": {task_id: task.hand_over() for task_id, task in self._tasks.items() if not task.is_recorded},
         }
         os.set_inheritable(self._lock, True)
         os.set_inheritable(self._server.listener.fileno(), True)

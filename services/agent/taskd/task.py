@@ -72,6 +72,8 @@ class Task:
         self.pid = 0
         self.started_at = 0.0
         self.exit: Exit | None = None
+        self.is_recorded = False
+        """Its end is on disk; otherwise a successor must be told."""
         self.kill_at: float | None = None
         self.on_end: list[Callable[[Task], None]] = []
         self.on_log: list[Callable[[], None]] = []
@@ -170,6 +172,7 @@ class Task:
         task = cls(host, directory, spec)
         with suppress(FileNotFoundError):
             task.exit = exit_from_json(task._read("exit.json"))
+            task.is_recorded = True
         try:
             born = task._read("pid.json")
         except FileNotFoundError:
@@ -192,19 +195,22 @@ class Task:
         for descriptor in descriptors.values():
             if descriptor >= 0:
                 os.set_inheritable(descriptor, True)
-        return {**descriptors, "kill_at": self.kill_at, "child": self._is_child}
+        outcome = None if self._outcome is None else self._outcome._asdict()
+        return {**descriptors, "kill_at": self.kill_at, "child": self._is_child, "outcome": outcome}
 
     def _take_over(self, inherited: Json, *, same_boot: bool) -> None:
-        pipes = {stream: int(str(inherited[str(stream)])) for stream, _ in _PIPES} if inherited else {}
-        self._open_output(pipes)
-        pidfd = int(str(inherited["pidfd"])) if inherited else -1
-        if inherited:
-            self._is_child = bool(inherited["child"])
-            if isinstance(inherited["kill_at"], float):
-                self._kill_later(inherited["kill_at"])
-        else:
-            self._is_child = False
-            pidfd = self._find(same_boot=same_boot)
+        self._open_output(
+            {stream: int(str(inherited[str(stream)])) for stream, _ in _PIPES if str(stream) in inherited}
+        )
+        if inherited.get("outcome") is not None:
+            # Its process had ended, and what it left was being killed.
+            self._ending(exit_from_json(inherited["outcome"]))
+            return
+        self._is_child = bool(inherited.get("child", False))
+        kill_at = inherited.get("kill_at")
+        if isinstance(kill_at, float):
+            self._kill_later(kill_at)
+        pidfd = int(str(inherited["pidfd"])) if inherited else self._find(same_boot=same_boot)
         if pidfd >= 0:
             os.set_inheritable(pidfd, False)
             self._watch(pidfd)
@@ -309,6 +315,7 @@ class Task:
         self.exit = self._outcome._replace(oom=self._group.oom_kills() > 0)
         try:
             self._write("exit.json", self.exit._asdict())
+            self.is_recorded = True
         except OSError as error:
             # A full disk. The record is kept in memory, and lost only if taskd is killed as well.
             self._host.log("error", "exit-record-not-written", task=self.spec.id, error=error)
@@ -352,8 +359,11 @@ class Task:
             if stream in inherited:
                 pipe = inherited[stream]
                 os.set_inheritable(pipe, False)
-            else:
+            elif os.path.exists(f"{self.directory}/{name}"):
                 pipe = os.open(f"{self.directory}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            else:
+                # It had ended, and been drained, before its end could be written down.
+                continue
             if self._host.is_root:
                 # What fits in here is what a task can write unhindered while taskd is away. Others have a common bound for all pipes.
                 with suppress(OSError):
