@@ -49,7 +49,7 @@ def record(node_id: str, incarnation: str = "1") -> MemberRecord:
 def founded_log(directory: Path, founders: list[str], *, entropy: Callable[[int], bytes]) -> Log:
     """Return a log; a fresh one begins with the founders as members."""
     directory.mkdir(parents=True, exist_ok=True)
-    log = Log(directory, KEY, entropy=entropy)
+    log = Log(directory, KEY, entropy=entropy, make_durable=_no_wait)
     if not len(log.entries):
         log.append(Entry(NO_OP, 1, 0))
         for index, founder in enumerate(founders, start=2):
@@ -57,6 +57,10 @@ def founded_log(directory: Path, founders: list[str], *, entropy: Callable[[int]
             log.append(Entry(encode_membership(change), index, 0))
         log.sync()
     return log
+
+
+def _no_wait(_descriptor: int) -> None:
+    """Spare the tests the disk's time: what was written survives a killed process anyway."""
 
 
 @dataclass
@@ -72,6 +76,7 @@ class Group:
     cut: set[tuple[str, str]] = field(default_factory=set)
     runs: int = 0
     sequence: int = 0
+    on_send: Callable[[str, str, bytes], None] = lambda source, target, data: None
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -121,6 +126,7 @@ class Group:
             self.members[source].link_up(NodeId(target))
 
     def _send(self, source: str, target: str, data: bytes) -> bool:
+        self.on_send(source, target, data)
         queue = self.links.get((source, target))
         if queue is None or (source, target) in self.cut:
             return False
@@ -195,7 +201,7 @@ class Group:
         """Propose a small transaction; the returned list fills with its answer."""
         self.sequence += 1
         answer: list[TxResult | Exception] = []
-        member.propose(transaction("test", self.sequence, name or f"n{self.sequence}"), answer.append)
+        member.proposing.propose(transaction("test", self.sequence, name or f"n{self.sequence}"), answer.append)
         return answer
 
     def write(self, member: Member, name: str = "", only: str = "") -> TxResult:

@@ -43,6 +43,8 @@ from services.raft.shell.transfer import SnapshotTransfer
 HELLO_INTERVAL_S = 0.5
 HAND_OVER_S = 2.0
 """Longest time that a stopping leader waits for another one."""
+REGISTERED_S = 5.0
+"""How long a change that a leader has acknowledged may take to arrive here before it is asked again."""
 REFUSE_FOR_S = 10.0
 """How long a stranger is linked to, so that he can be told that he is no member."""
 
@@ -147,9 +149,9 @@ class RaftApp:
             last_index=recovered.snapshot_index,
             log_bytes=settings.snapshot_log_bytes,
         )
-        self._member.on_behind = self._transfer.want
-        self._member.on_stranger = self._refuse
-        self._member.on_introduced = self._introduce
+        self._member.intake.on_behind = self._transfer.want
+        self._member.intake.on_stranger = self._refuse
+        self._member.intake.on_introduced = self._introduce
         if self._member.member_ids == {self._member.me}:
             self._member.consensus.campaign_soon()
 
@@ -244,14 +246,21 @@ class RaftApp:
 
     async def _register(self) -> None:
         back_off = BackOff(first_s=0.05)
-        while self._member.log.membership.latest.members.get(self._member.me) != self._record:
+        while not self._registered:
             try:
                 await self._ask_to_join()
+                async with asyncio.timeout(REGISTERED_S):
+                    while not self._registered:
+                        await self._driver.turned.wait()
             except InvalidArgument:
                 raise
-            except SwarmError as error:
+            except (SwarmError, TimeoutError) as error:
                 self._log.info("not registered yet", reason=str(error))
-            await back_off.wait()
+                await back_off.wait()
+
+    @property
+    def _registered(self) -> bool:
+        return self._member.log.membership.latest.members.get(self._member.me) == self._record
 
     async def _ask_to_join(self) -> None:
         if self._member.leads:

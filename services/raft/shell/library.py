@@ -76,10 +76,10 @@ class LibraryMismatch(AssertionError):
     """Another pysyncobj than the one this layer was made for."""
 
 
-def check_library() -> None:
+def check_library(version: str = VERSION) -> None:
     """Refuse any pysyncobj but the pinned one, and a pinned one in which a name that we stand on is gone."""
-    if VERSION != PINNED:
-        raise LibraryMismatch(f"pysyncobj {VERSION} is installed, the store stands on exactly {PINNED}")
+    if version != PINNED:
+        raise LibraryMismatch(f"pysyncobj {version} is installed, the store stands on exactly {PINNED}")
     missing = [name for name in METHODS if not callable(getattr(SyncObj, name, None))]
     if missing:
         raise LibraryMismatch(f"pysyncobj has lost {', '.join(missing)}")

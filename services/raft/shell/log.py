@@ -55,8 +55,10 @@ class Log:
         base: Configuration | None = None,
         base_index: int = 0,
         segment_bytes: int = SEGMENT_BYTES,
+        make_durable: Callable[[int], None] = os.fdatasync,
     ) -> None:
         """Read what is there; raises DataLoss when it is damaged."""
+        self._make_durable = make_durable
         self._directory = directory
         self._data_key = data_key
         self._entropy = entropy
@@ -149,7 +151,7 @@ class Log:
         buffer, self._buffer = self._buffer, []
         for payload in records.gather(buffer):
             self._write(payload)
-            os.fdatasync(self._descriptor)
+            self._make_durable(self._descriptor)
         self._segments[-1].highest = max(self._segments[-1].highest, self.entries.last)
         self.syncs += 1
 
@@ -181,7 +183,7 @@ class Log:
         write_all(self._descriptor, preamble(head))
         self._size = PREAMBLE_BYTES
         self._write(records.hard_state(self.term, self.vote) + records.commit(self._commit))
-        os.fsync(self._descriptor)
+        self._make_durable(self._descriptor)
         temporary.replace(path)
         sync_directory(self._directory)
         self._segments.append(_Segment(path, number, 0))

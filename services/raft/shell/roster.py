@@ -67,7 +67,7 @@ class Roster:
         if to == self._member.me:
             self._must_lead()
             return
-        target = self._member.hand_over(to)
+        target = self._member.proposing.hand_over(to)
         self._driver.wake()
         try:
             async with asyncio.timeout(store.TRANSFER.timeout_s / 2):
@@ -103,7 +103,7 @@ class Roster:
         change = MembershipChange(kind=kind, member=record)
         while True:
             outcome: asyncio.Future[SwarmError | None] = asyncio.get_running_loop().create_future()
-            self._member.change_members(change, _setter(outcome))
+            self._member.proposing.change_members(change, _setter(outcome))
             self._driver.wake()
             error = await outcome
             if error is None:

@@ -54,7 +54,7 @@ class StoreService:
             if not outcome.done():
                 outcome.set_result(result)
 
-        self._member.propose(request.transaction, done)
+        self._member.proposing.propose(request.transaction, done)
         self._driver.wake()
         result = await outcome
         if isinstance(result, SwarmError):
@@ -68,12 +68,12 @@ class StoreService:
             if not outcome.done():
                 outcome.set_result(index)
 
-        self._member.read_index(answer)
+        self._member.reading.ask(answer)
         self._driver.wake()
         try:
             index = await outcome
         finally:
-            self._member.abandon_read(answer)
+            self._member.reading.abandon(answer)
         if index is None:
             raise self._member.not_leader()
         while self._machine.applied_index < index:
