@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -325,14 +326,14 @@ class World:
         await self._bus.close()
 
     @asynccontextmanager
-    async def agent(self, **settings: object) -> AsyncIterator[AgentApp]:
+    async def agent(self, **settings: Any) -> AsyncIterator[AgentApp]:
         """Run an agent; at the end it is stopped as its lifecycle would."""
         bus = MemoryBus(self.network, Caller(node_id=NODE, role=WORKER, cluster_id=CLUSTER), host="worker")
         runtime = Runtime(
             process="agent", clock=SystemClock(), ids=SeededIds(1), rng=random.Random(1), bus=bus, node=self.node
         )
         given = {"drivers": ("fake",), "hostname": "worker-1", "state_dir": self.state_dir, **settings}
-        app = AgentApp(AgentSettings.model_validate(given), runtime)
+        app = AgentApp(AgentSettings(**given), runtime)
         async with TaskOwner("test") as owner:
             try:
                 await app.start()
@@ -359,7 +360,7 @@ async def one_world(state_dir: Path) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def one_agent(state_dir: Path, **settings: object) -> AsyncIterator[tuple[AgentApp, ScriptedDispatcher]]:
+async def one_agent(state_dir: Path, **settings: Any) -> AsyncIterator[tuple[AgentApp, ScriptedDispatcher]]:
     """Make a world with one agent in it."""
     async with one_world(state_dir) as world, world.agent(**settings) as app:
         yield app, world.dispatcher

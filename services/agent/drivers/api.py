@@ -9,13 +9,14 @@ What must stay true of every driver, and ``tests/conformance`` checks it:
 - Every verb is idempotent, also across a restart of the agent: what a task id made is found again by that task id.
 - Every verb may be cancelled; calling it again goes on where it stood.
 - The task runs on when the agent ends. ``close`` and ``unload`` drop local resources and leave tasks alone.
+- A stream that its reader closes (``aclose``) lets go of everything at once.
 - ``remove`` succeeds in every state, also after a crash and when nothing exists.
 - A field that the driver cannot honour is refused by ``prepare`` with ``Unsupported``; nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -229,10 +230,10 @@ class Driver(Protocol):
     def options(self) -> tuple[Option, ...]:
         """Return the driver options it understands; any other key is Unsupported."""
 
-    def fingerprint(self) -> AsyncIterator[Fingerprint]:
+    def fingerprint(self) -> AsyncGenerator[Fingerprint]:
         """Yield the state of the driver: the first at once (within 5 s), later ones on change, without end."""
 
-    def recover(self) -> AsyncIterator[Recovered]:
+    def recover(self) -> AsyncGenerator[Recovered]:
         """Yield everything of this node that the driver still holds, running or ended, then end."""
 
     async def controller(self, bundle: TaskBundle, handle: Handle | None = None) -> Controller:
@@ -254,7 +255,7 @@ class SupportsHealth(Protocol):
 class SupportsLogs(Protocol):
     """A controller that has its task's output."""
 
-    def logs(self, options: LogOptions) -> AsyncIterator[tuple[Line, ...]]:
+    def logs(self, options: LogOptions) -> AsyncGenerator[tuple[Line, ...]]:
         """Yield batches of lines (never empty, at most about 64 KiB) in the order written.
 
         Without ``follow`` it ends at the present end. With it, it goes on until the task has ended and all was read.

@@ -8,7 +8,7 @@ its events are hints to look again. Containers run on when the agent ends; wheth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -93,7 +93,7 @@ class DockerDriver:
         """Return the driver options it understands."""
         return OPTIONS
 
-    async def fingerprint(self) -> AsyncIterator[Fingerprint]:
+    async def fingerprint(self) -> AsyncGenerator[Fingerprint]:
         """Yield whether the engine answers, each time that changes."""
         seen: Fingerprint | None = None
         while True:
@@ -102,7 +102,7 @@ class DockerDriver:
             seen = now
             yield now
 
-    async def recover(self) -> AsyncIterator[Recovered]:
+    async def recover(self) -> AsyncGenerator[Recovered]:
         """Yield every container with our labels."""
         for found in await self._loaded().find_ours():
             task_id = TaskId(found.labels[TASK_LABEL])
@@ -137,7 +137,7 @@ class DockerDriver:
 
     async def _follow(self, context: DriverContext) -> None:
         """Import the package, which is large, once there is an engine to talk to, and follow that."""
-        while not _exists(context.docker_socket):
+        while not _exists(context.docker_socket):  # noqa: ASYNC110 - nothing announces a socket that appears
             await asyncio.sleep(LOOK_FOR_ENGINE_S)
         from services.agent.drivers.docker import Engine  # noqa: PLC0415 - see above
 
@@ -283,7 +283,7 @@ class DockerController:
     async def close(self) -> None:
         """Nothing is held."""
 
-    async def logs(self, options: LogOptions) -> AsyncIterator[tuple[Line, ...]]:
+    async def logs(self, options: LogOptions) -> AsyncGenerator[tuple[Line, ...]]:
         """Yield the container's log as the engine keeps it."""
         seen = await self._ours()
         if seen is None:

@@ -13,7 +13,7 @@ it running, or ended at the time it would have ended. Limits, mounts, networks a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
@@ -163,12 +163,12 @@ class FakeDriver:
         """Return the script's vocabulary."""
         return OPTIONS
 
-    async def fingerprint(self) -> AsyncIterator[Fingerprint]:
+    async def fingerprint(self) -> AsyncGenerator[Fingerprint]:
         """Say that all is well, for ever."""
         yield Fingerprint(healthy=True)
         await asyncio.Event().wait()
 
-    async def recover(self) -> AsyncIterator[Recovered]:
+    async def recover(self) -> AsyncGenerator[Recovered]:
         """Yield every task with a record."""
         for task_id, record in sorted(self._open().records.items()):
             running = record.phase is _Phase.STARTED
@@ -289,7 +289,7 @@ class FakeController:
     async def close(self) -> None:
         """Nothing is held."""
 
-    async def logs(self, options: LogOptions) -> AsyncIterator[tuple[Line, ...]]:
+    async def logs(self, options: LogOptions) -> AsyncGenerator[tuple[Line, ...]]:
         """Yield the lines that it would have written by now."""
         script = self._script()
         record = self._record()

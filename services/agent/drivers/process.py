@@ -18,7 +18,7 @@ import itertools
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -122,7 +122,7 @@ class ProcessDriver:
         """Return the driver options it understands."""
         return OPTIONS
 
-    async def fingerprint(self) -> AsyncIterator[Fingerprint]:
+    async def fingerprint(self) -> AsyncGenerator[Fingerprint]:
         """Yield whether taskd answers and which limits it can enforce, until it does: then nothing changes while the node is up."""
         seen = await self._fingerprint()
         yield seen
@@ -132,7 +132,7 @@ class ProcessDriver:
             yield seen
         await asyncio.get_running_loop().create_future()
 
-    async def recover(self) -> AsyncIterator[Recovered]:
+    async def recover(self) -> AsyncGenerator[Recovered]:
         """Yield what taskd holds. A command that an ended agent was running inside a task is removed."""
         _, client = self._loaded()
         if not has_tasks(client.tasks_dir):
@@ -294,7 +294,7 @@ class ProcessController:
 
     # -- what it can do besides ---------------------------------------------------------------------------------------
 
-    async def logs(self, options: LogOptions) -> AsyncIterator[tuple[Line, ...]]:
+    async def logs(self, options: LogOptions) -> AsyncGenerator[tuple[Line, ...]]:
         """Yield lines in the order written; with ``follow`` until the task has ended."""
         reader = LogReader(self._task_dir, since=options.since, streams=options.streams)
         if options.tail >= 0:

@@ -7,7 +7,8 @@ run). A driver that fails to load is reported and left out; the others serve.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from services.agent.core.describe import DriverFacts
@@ -92,8 +93,8 @@ class Drivers:
             if loaded.recovered or not loaded.fingerprint.healthy:
                 continue
             try:
-                async with asyncio.timeout(RECOVER_TIMEOUT_S):
-                    async for item in loaded.driver.recover():
+                async with asyncio.timeout(RECOVER_TIMEOUT_S), aclosing(loaded.driver.recover()) as items:
+                    async for item in items:
                         found[item.task_id] = (loaded.driver, item)
                 loaded.recovered = True
             except (DriverError, TimeoutError) as error:
@@ -114,15 +115,16 @@ class Drivers:
         self._report(loaded)
         self._context.tasks.spawn(f"fingerprint {driver.name}", self._follow(loaded, fingerprints))
 
-    async def _follow(self, loaded: _Loaded, fingerprints: AsyncIterator[Fingerprint]) -> None:
-        async for fingerprint in fingerprints:
-            if fingerprint == loaded.fingerprint:
-                continue
-            loaded.recovered = loaded.recovered and fingerprint.healthy
-            loaded.fingerprint = fingerprint
-            self._report(loaded)
-            self._changes += 1
-            self._changed.announce()
+    async def _follow(self, loaded: _Loaded, fingerprints: AsyncGenerator[Fingerprint]) -> None:
+        async with aclosing(fingerprints):
+            async for fingerprint in fingerprints:
+                if fingerprint == loaded.fingerprint:
+                    continue
+                loaded.recovered = loaded.recovered and fingerprint.healthy
+                loaded.fingerprint = fingerprint
+                self._report(loaded)
+                self._changes += 1
+                self._changed.announce()
 
     def _report(self, loaded: _Loaded) -> None:
         fingerprint = loaded.fingerprint

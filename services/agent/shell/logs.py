@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import aclosing
 
 from services.agent.drivers.api import Line, SupportsLogs
 from services.agent.shell.tasks import Tasks
@@ -143,11 +144,12 @@ class _Subscription:
                 data=line.data,
             )
 
-        async for batch in controller.logs(self._options):
-            async with self._changed:
-                await self._changed.wait_for(lambda: len(self._lines) < LINES_WAITING_MAX)
-                self._lines.extend(map(labelled, batch))
-                self._changed.notify_all()
+        async with aclosing(controller.logs(self._options)) as batches:
+            async for batch in batches:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: len(self._lines) < LINES_WAITING_MAX)
+                    self._lines.extend(map(labelled, batch))
+                    self._changed.notify_all()
 
     async def _publish(self) -> None:
         """Send what was read, one batch at a time, until everything is read or nobody listens."""
