@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from services.gateway.plane.channel import Channel, ChannelLost
-from services.gateway.plane.messages import Held, Hello, Holding, Message, Retire
+from services.gateway.plane.messages import Counts, Held, Hello, Holding, Message, Retire
 from services.gateway.shell import keeper as keeper_module
 from tests.support.plane_home import (
     HOST,
@@ -27,10 +27,11 @@ from tests.support.plane_home import (
     gone,
     plane,
     route,
+    serving,
     tasks,
     visit,
 )
-from tests.support.running import eventually, run_async
+from tests.support.running import DEADLINE_S, eventually, run_async
 
 pytestmark = pytest.mark.process
 
@@ -159,16 +160,15 @@ def test_a_reset_in_the_middle_is_passed_on_as_a_reset(tmp_path: Path) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
-        server = await asyncio.start_server(reset_midway, HOST, 0)
-        async with plane(tmp_path) as running, server:
-            await running.show(route(port, backend("a", server.sockets[0].getsockname()[1])))
+        async with plane(tmp_path) as running, serving(reset_midway) as task_port:
+            await running.show(route(port, backend("a", task_port)))
             visitor = await Visitor.come(port)
             visitor.writer.write(b"question\n")
             assert await visitor.reader.readexactly(15) == b"half of the ans"
             visitor.writer.write(b"now\n")
             with pytest.raises(ConnectionResetError):
                 await visitor.reader.read()
-            visitor.writer.close()
+            await visitor.leave()
 
     run_async(scenario())
 
@@ -186,17 +186,15 @@ def test_bulk_arrives_whole_in_both_directions_at_once(tmp_path: Path, size: int
             sending = asyncio.gather(_send_all(writer, content))
             seen.append(await _digest(reader))
             await sending
-            writer.close()
 
-        server = await asyncio.start_server(exchange, HOST, 0)
-        async with plane(tmp_path) as running, server:
-            await running.show(route(port, backend("a", server.sockets[0].getsockname()[1])))
+        async with plane(tmp_path) as running, serving(exchange) as task_port:
+            await running.show(route(port, backend("a", task_port)))
             before = descriptors(running.pids[0])
             visitor = await Visitor.come(port)
             sending = asyncio.gather(_send_all(visitor.writer, content))
             assert await _digest(visitor.reader) == digest
             await sending
-            assert seen == [digest]
+            await eventually(lambda: seen == [digest])
             await visitor.leave()
             pipes_kept = 2 * 2
             await eventually(lambda: descriptors(running.pids[0]) <= before + pipes_kept)
@@ -214,22 +212,14 @@ def test_a_client_that_does_not_read_takes_no_memory_and_stops_nobody(tmp_path: 
         async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal sent
             block = bytes(1 << 20)
-            try:
-                while sent < size:
-                    writer.write(block)
-                    await writer.drain()
-                    sent += len(block)
-            except ConnectionError:
-                return
-            finally:
-                writer.close()
+            while sent < size:
+                writer.write(block)
+                await writer.drain()
+                sent += len(block)
 
-        server = await asyncio.start_server(pour, HOST, 0)
         other_port = free_port()
-        async with plane(tmp_path) as running, server, tasks("a") as (task,):
-            await running.show(
-                route(port, backend("bulk", server.sockets[0].getsockname()[1])), route(other_port, task.backend())
-            )
+        async with plane(tmp_path) as running, serving(pour) as task_port, tasks("a") as (task,):
+            await running.show(route(port, backend("bulk", task_port)), route(other_port, task.backend()))
             before = _resident_bytes(running.pids[0])
             lazy = socket.create_connection((HOST, port))
             await eventually(lambda: sent > 0)
@@ -382,13 +372,13 @@ def test_no_descriptor_is_left_after_many_connections(tmp_path: Path) -> None:
             await running.show(route(port, task.backend(), dead.backend()))
             await dead.close()
             await visit(port)
+            await _all_ended(running)
             before = descriptors(running.pids[0])
             for _ in range(10):
                 await asyncio.gather(*(visit(port) for _ in range(30)))
-            await eventually(lambda: descriptors(running.pids[0]) <= before)
-            (counts,) = await running.keeper.counts()
-            assert counts.worker["open"] == 0
+            counts = await _all_ended(running)
             assert all(numbers["open"] == 0 for numbers in counts.tasks.values())
+            assert descriptors(running.pids[0]) <= before
             await dead.open()
 
     run_async(scenario())
@@ -427,6 +417,15 @@ def test_a_worker_of_another_version_hands_its_listeners_over_and_retires(tmp_pa
             await gone(pid)
 
     run_async(scenario())
+
+
+async def _all_ended(running: Plane) -> Counts:
+    """Wait until no connection is open, and return the numbers."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            (counts,) = await running.keeper.counts()
+            if counts.worker["open"] == 0:
+                return counts
 
 
 def _hears(channel: Channel, told: list[Message]) -> bool:

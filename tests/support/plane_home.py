@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,15 +21,17 @@ from tests.support.running import eventually
 HOST = "127.0.0.1"
 
 
-class NamedTask:
-    """A task that greets each line with its name, until the other side has ended its half; then it says goodbye."""
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.port = 0
-        self.served = 0
+
+class Server:
+    """Answers connections; closing it drops those that are open, and waits until every socket is gone."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.StreamWriter] = set()
+        self.port = 0
 
     async def open(self) -> None:
         """Listen."""
@@ -39,28 +42,51 @@ class NamedTask:
         """Die: refuse newcomers, drop everybody."""
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
+        for writer in list(self._open):
             writer.transport.abort()
-        await eventually(lambda: not self._writers)
+        await eventually(lambda: not self._open)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            await self._handler(reader, writer)
+        except ConnectionError:
+            writer.transport.abort()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            self._open.discard(writer)
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[int]:
+    """Answer connections on the port that is returned."""
+    server = Server(handler)
+    await server.open()
+    try:
+        yield server.port
+    finally:
+        await server.close()
+
+
+class NamedTask(Server):
+    """A task that greets each line with its name, until the other side has ended its half; then it says goodbye."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(self._greet)
+        self.name = name
 
     def backend(self, *, draining: bool = False) -> Backend:
         """Return it as the route table names it."""
         return backend(self.name, self.port, draining=draining)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        try:
-            while line := await reader.readline():
-                self.served += 1
-                writer.write(self.name.encode() + b":" + line)
-                await writer.drain()
-            writer.write(b"bye\n")
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(self.name.encode() + b":" + line)
             await writer.drain()
-        except ConnectionError:
-            return
-        finally:
-            writer.transport.abort() if writer.transport.is_closing() else writer.close()
-            self._writers.discard(writer)
+        writer.write(b"bye\n")
+        await writer.drain()
 
 
 def backend(name: str, port: int, *, draining: bool = False) -> Backend:
@@ -179,7 +205,8 @@ class Visitor:
     async def leave(self) -> None:
         """Hang up."""
         self.writer.close()
-        await self.writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
 
 
 async def visit(port: int) -> str:

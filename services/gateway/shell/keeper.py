@@ -91,10 +91,11 @@ class PlaneKeeper:
         self._routes.update((key_of(route), route) for route in change.routes)
         self._epoch = change.epoch
         self._serial += 1
+        self._close_unrouted()
         table = Table(self._serial, change.full, [_port_route(route) for route in change.routes], list(change.removed))
         for line in self._lines:
             line.send(table)
-        self._open_and_close()
+        self._open_routed()
 
     async def counts(self) -> list[Counts]:
         """Return the numbers of every worker that answers in time."""
@@ -133,8 +134,9 @@ class PlaneKeeper:
         self._given[number] = set(held)
         if self._routes is not None:
             routes = [_port_route(route) for route in self._routes.values()]
+            self._close_unrouted()
             self._lines[number].send(Table(self._serial, True, routes, []))
-            self._open_and_close()
+            self._open_routed()
 
     def said(self, number: int, message: Message) -> None:
         """Take a confirmation or numbers."""
@@ -153,12 +155,17 @@ class PlaneKeeper:
 
     # -- listeners
 
-    def _open_and_close(self) -> None:
+    def _close_unrouted(self) -> None:
+        """Close the ports that the table has no more, before the workers confirm the table."""
         assert self._routes is not None, "there is a table"
         for key, number in [place for place in self._listeners if place[0] not in self._routes]:
             self._lines[number].send(Unlisten(key))
             self._given[number].discard(key)
             self._listeners.pop((key, number)).close()
+
+    def _open_routed(self) -> None:
+        """Open the ports of the table that are not open yet, once the workers know their tasks."""
+        assert self._routes is not None, "there is a table"
         failures: dict[str, str] = {}
         for key, route in self._routes.items():
             failure = self._open(key, route)
@@ -199,7 +206,7 @@ class PlaneKeeper:
 
     def _on_bind_again(self) -> None:
         self._bind_again = None
-        self._open_and_close()
+        self._open_routed()
 
     async def _let_go(self) -> None:
         self._try_again(False)
