@@ -84,6 +84,9 @@ class AgentLines:
         """Register a node and tell it what changes, until its session is over."""
         term, node = self._term, NodeId(caller.node_id)
         if node not in term.state.nodes:
+            # It may have joined a moment ago; a node that hears NotFound gives up for good.
+            await term.reads.fresh()
+        if node not in term.state.nodes:
             raise NotFound(f"node {node} is not in the swarm")
         fresh = SessionId(term.runtime.ids.new("session"))
         session = term.sessions.register(node, request.session_id, fresh, term.clock.now())

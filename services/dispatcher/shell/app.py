@@ -123,7 +123,7 @@ class DispatcherApp:
                 await self._moved.wait()
 
     async def _live_through_term(self) -> None:
-        term = Term(self._settings, self._runtime, self._store, self._replica.state, self._leadership)
+        term = Term(self._settings, self._runtime, self._store, self._reads, self._replica.state, self._leadership)
         self._term = term
         try:
             why = await term.run()

@@ -23,6 +23,7 @@ from services.dispatcher.core.statuses import Statuses
 from services.dispatcher.shell.agents import AgentLines
 from services.dispatcher.shell.gateways import RouteLines
 from services.dispatcher.shell.log_lines import LogLines
+from services.dispatcher.shell.reads import Reads
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages.session import StatusUpdate
@@ -59,12 +60,14 @@ class Term:
         settings: DispatcherSettings,
         runtime: Runtime,
         store: StoreClient,
+        reads: Reads,
         state: State,
         leadership: Leadership,
     ) -> None:
         self._settings = settings
         self.runtime = runtime
-        self.store = store
+        self._store = store
+        self.reads = reads
         self.state = state
         self.leadership = leadership
         self.clock = LeaderClock(runtime)
@@ -217,7 +220,7 @@ class Term:
 
     async def _fly(self, flight: Flight) -> None:
         try:
-            result = await self.store.propose(
+            result = await self._store.propose(
                 flight.ops, raise_conflict=False, timeout_s=self._settings.propose_timeout_s
             )
         except (Unavailable, DeadlineExceeded) as error:
