@@ -128,7 +128,25 @@ class SwarmNode:
 
     def stop(self) -> int:
         """Stop as a user does with Ctrl-C; returns the exit code."""
-        return self._end(signal.SIGINT)
+        assert self._process is not None, f"{self.name} does not run"
+        self._process.send_signal(signal.SIGINT)
+        return self.wait_end()
+
+    def wait_end(self) -> int:
+        """Wait until the node has ended; returns the exit code."""
+        assert self._process is not None, f"{self.name} does not run"
+        try:
+            code = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} does not stop\n{self.log_end()}") from None
+        self._reap()
+        return code
+
+    def end(self) -> None:
+        """Stop if it runs; for the end of a test."""
+        if self.running:
+            self.stop()
+        self._reap()
 
     def kill(self) -> None:
         """Kill every process of the node at once, tasks included, as a power cut does."""
@@ -167,16 +185,6 @@ class SwarmNode:
         return "\n".join([f"--- {self.name}", *self.lines[-LOG_LINES_SHOWN:]])
 
     # -- inside
-
-    def _end(self, number: signal.Signals) -> int:
-        assert self._process is not None, f"{self.name} does not run"
-        self._process.send_signal(number)
-        try:
-            code = self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} does not stop\n{self.log_end()}") from None
-        self._reap()
-        return code
 
     def _reap(self) -> None:
         if self._process is None:
@@ -246,19 +254,19 @@ class Swarm:
         wait_until(look, "there is a leader")
         return found[0]
 
-    def close(self) -> list[str]:
-        """Stop everything; returns what had to be killed because a node had left it behind."""
+    def close(self) -> None:
+        """Stop everything. Tasks that still run (they outlive a node's processes) are killed; anything else left is a failure."""
         for node in reversed(self.nodes.values()):
-            if node.running:
-                node._end(signal.SIGINT)
+            node.end()
         left = []
-        for node in self.nodes.values():
-            for pid in processes_of(node.state_dir):
-                left.append(f"{node.name}: {command_of(pid)}")
-                send(pid, signal.SIGKILL)
+        for pid in processes_of(self._directory):
+            command = command_of(pid)
+            if "services." in command and "taskd" not in command:
+                left.append(command)
+            send(pid, signal.SIGKILL)
         wait_until(lambda: not processes_of(self._directory), "all processes are gone", GONE_S)
         shutil.rmtree(self._directory, ignore_errors=True)
-        return left
+        assert not left, f"processes were left behind: {left}"
 
     def __enter__(self) -> Self:
         self._directory.mkdir(mode=0o700)
