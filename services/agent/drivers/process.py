@@ -241,7 +241,7 @@ class ProcessController:
 
     async def start(self) -> Handle:
         """Have taskd start the process."""
-        if self._task_dir.exists():
+        if self._may_exist():
             with contextlib.suppress(NotFound):
                 raise AlreadyStarted(handle_of(await self._client.inspect(self._id)))
         prepared = read_prepared(self._directory)
@@ -268,19 +268,19 @@ class ProcessController:
 
     async def shutdown(self, grace_s: float) -> None:
         """Send the stop signal, kill everything in it after the grace."""
-        if self._task_dir.exists():
+        if self._may_exist():
             with contextlib.suppress(NotFound), as_temporary():
                 await self._client.stop(self._id, grace_s)
 
     async def terminate(self) -> None:
         """Kill everything in it."""
-        if self._task_dir.exists():
+        if self._may_exist():
             with contextlib.suppress(NotFound), as_temporary():
                 await self._client.kill(self._id)
 
     async def remove(self) -> None:
         """End it if need be and delete its directories, log and files; its ports are free again."""
-        if self._task_dir.exists():
+        if self._may_exist():
             with contextlib.suppress(NotFound), as_temporary():
                 await self._client.remove(self._id)
         prepared = read_prepared(self._directory)
@@ -394,9 +394,13 @@ class ProcessController:
         with as_driver_errors():
             return await self._client.inspect(self._id)
 
+    def _may_exist(self) -> bool:
+        """Tell whether taskd must be asked. A start that was cancelled may be on its way there, and the next request comes after it."""
+        return self._client.is_connected or self._task_dir.exists()
+
     def _must_exist(self) -> None:
         """Spare taskd the question, and its start, when there is nothing."""
-        if not self._task_dir.exists():
+        if not self._may_exist():
             raise TaskGone("nothing of the task is left")
 
     @contextlib.contextmanager

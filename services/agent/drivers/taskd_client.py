@@ -83,6 +83,11 @@ class TaskdClient:
         self._upgraded = False
         self._closed = False
 
+    @property
+    def is_connected(self) -> bool:
+        """True while there is a connection, and with it perhaps a request that its caller has given up."""
+        return self._writer is not None
+
     # -- requests -----------------------------------------------------------------------------------------------------
 
     async def connect(self) -> Version:
