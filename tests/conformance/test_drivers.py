@@ -29,7 +29,9 @@ from tests.conformance.rigs import Bench, Program
 from tests.support.running import run_async
 
 FOREVER = Program()
-STUBBORN = Program(stubborn=True)
+OBEDIENT = Program(lines=1)
+"""Its handler stands once it has written its line."""
+STUBBORN = Program(lines=1, stubborn=True)
 GRACE_S = 5.0
 SHORT_GRACE_S = 0.4
 AT_ONCE_S = 4.0
@@ -82,11 +84,12 @@ def test_a_task_that_ends_gives_its_exit_code(bench: Bench) -> None:
 def test_every_verb_may_be_repeated(bench: Bench) -> None:
     async def scenario() -> None:
         async with bench.driver() as driver:
-            controller = await prepared(driver, bench.bundle(FOREVER))
+            controller = await prepared(driver, bench.bundle(OBEDIENT))
             with contextlib.suppress(AlreadyPrepared):
                 await controller.prepare()
             handle = await start(controller)
             assert await start(controller) == handle
+            await until_it_wrote(controller)
             assert await controller.inspect() == await controller.inspect()
             for _ in range(2):
                 await controller.shutdown(GRACE_S)
@@ -150,7 +153,7 @@ def test_removing_a_running_task_ends_it(bench: Bench) -> None:
 def test_a_task_that_obeys_the_stop_signal_is_not_killed(bench: Bench) -> None:
     async def scenario() -> None:
         async with bench.driver() as driver:
-            controller = await started(driver, bench.bundle(Program(lines=1)))
+            controller = await started(driver, bench.bundle(OBEDIENT))
             await until_it_wrote(controller)
             begun = CLOCK.monotonic()
             await controller.shutdown(60.0)
@@ -163,7 +166,7 @@ def test_a_task_that_obeys_the_stop_signal_is_not_killed(bench: Bench) -> None:
 def test_a_task_that_ignores_the_stop_signal_is_killed_after_its_grace_period(bench: Bench) -> None:
     async def scenario() -> None:
         async with bench.driver() as driver:
-            controller = await started(driver, bench.bundle(Program(lines=1, stubborn=True)))
+            controller = await started(driver, bench.bundle(STUBBORN))
             await until_it_wrote(controller)
             begun = CLOCK.monotonic()
             await controller.shutdown(SHORT_GRACE_S)
@@ -251,10 +254,11 @@ def test_following_a_log_ends_with_the_task(bench: Bench) -> None:
 @pytest.mark.parametrize("crash", [False, True], ids=["unloaded", "crashed"])
 def test_tasks_outlive_the_agent_and_are_found_again(bench: Bench, crash: bool) -> None:
     async def scenario() -> None:
-        running, ended, waiting = bench.bundle(FOREVER), bench.bundle(Program(exit_code=9)), bench.bundle(FOREVER)
+        running, ended, waiting = bench.bundle(OBEDIENT), bench.bundle(Program(exit_code=9)), bench.bundle(FOREVER)
         async with bench.driver(crash=crash) as driver:
             controllers = [await started(driver, bundle) for bundle in (running, ended)]
             await prepared(driver, waiting)
+            await until_it_wrote(controllers[0])
             before = await controllers[0].inspect()
             await controllers[1].wait()
         async with bench.driver() as driver:
