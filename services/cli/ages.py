@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 _STEPS = ((60.0, 1.0, "second"), (3600.0, 60.0, "minute"), (86400.0, 3600.0, "hour"), (14 * 86400.0, 86400.0, "day"))
 _WEEK_S = 7 * 86400.0
+_DAYS_FROM_S = 2 * 86400.0
 
 
 def age(seconds: float) -> str:
@@ -35,6 +36,8 @@ def span(seconds: float) -> str:
     """Return a setting in seconds as it is written on the command line: ``1m30s``."""
     if seconds < 1:
         return f"{seconds * 1000:g}ms" if seconds else "0s"
+    if seconds >= _DAYS_FROM_S and seconds % 86400 == 0:
+        return f"{seconds / 86400:g}d"
     hours, rest = divmod(seconds, 3600)
     minutes, rest = divmod(rest, 60)
     parts = (f"{int(hours)}h" if hours else "", f"{int(minutes)}m" if minutes else "", f"{rest:g}s" if rest else "")

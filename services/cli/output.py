@@ -98,5 +98,5 @@ def _cell(piece: str | Cell) -> Cell:
 
 
 def clean(text: str) -> str:
-    """Return a text on one line without control characters: an error message may not steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+    """Return a text on one line, control characters as blanks: an error message may not steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Return the values of all flags and words."""
-        values, unknown = self.parse_known_args(list(words))
+        values, unknown = self.parse_known_args(self._joined(words))
         if unknown:
             self._refuse(unknown[0])
         return values
@@ -63,6 +63,20 @@ class Parser(argparse.ArgumentParser):
             action = self._option_string_actions.get(word)
             index += 2 if action is not None and action.nargs != 0 else 1
         return list(words), [], None
+
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        """Tie flags to values that begin with a dash and are no flags themselves; argparse would take them for flags."""
+        joined: list[str] = []
+        waiting = ""
+        for word in words:
+            if waiting and word.startswith("-") and word not in self._option_string_actions:
+                joined[-1] += f"={word}" if waiting.startswith("--") else word
+                waiting = ""
+                continue
+            action = None if waiting else self._option_string_actions.get(word)
+            waiting = word if action is not None and action.nargs is None else ""
+            joined.append(word)
+        return joined
 
     def _refuse(self, word: str) -> NoReturn:
         if not word.startswith("-"):

@@ -112,7 +112,7 @@ def reason_lines(progress: Progress) -> list[str]:
         if slot.reason:
             slots_by_reason.setdefault((slot.state.name.lower(), slot.reason), []).append(_label(slot))
     return [
-        f"{labels[0] if len(labels) == 1 else f'{len(labels)} tasks'} {state}: {reason}"
+        f"{f'task {labels[0]}' if len(labels) == 1 else f'{len(labels)} tasks'} {state}: {reason}"
         for (state, reason), labels in slots_by_reason.items()
     ]
 

@@ -1,0 +1,348 @@
+"""swarmctl itself, against a control server on a real Unix socket: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.cli.outcomes import Outcome
+from services.cli.swarmctl import main
+from services.kit.errors import PermissionDenied
+from services.kit.messages.logs import LogBatch, LogLine
+from services.kit.model.ids import ServiceId
+from services.kit.model.objects import Service
+from services.kit.model.specs import Replicated
+from services.kit.model.states import Availability, LogStream, TaskState
+from swarmbus import BlockingClient, service_spec
+from tests.support.control_server import ControlServer, ServedSocket
+
+ROOT = Path(__file__).parents[2]
+Text = pytest.CaptureFixture[str]
+RUN = ["--driver", "process", "--", "python3", "-m", "http.server", "{{.Task.Port}}"]
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlServer]:
+    here = ServedSocket(tmp_path / "control.sock")
+    monkeypatch.setenv("SWARM_SOCKET", here.path)
+    yield here.server
+    here.close()
+
+
+def create(name: str = "web", *flags: str) -> int:
+    return main(["service", "create", "--name", name, "--stable", "0", *flags, *RUN])
+
+
+def only(server: ControlServer) -> Service:
+    (service,) = server.state.services.values()
+    return service
+
+
+def test_create_waits_and_prints_the_id(served: ControlServer, capsys: Text) -> None:
+    assert create("web", "--replicas", "3", "--publish", "8080:80") == Outcome.OK
+    said = capsys.readouterr()
+    assert said.out == only(served).id + "\n"
+    assert "web: overall progress: 3 out of 3 tasks, converged" in said.err
+    assert only(served).spec == service_spec(
+        "web", command=("python3", "-m", "http.server", "{{.Task.Port}}"), replicas=3, ports=["8080:80"]
+    )
+
+
+def test_create_quietly_shows_no_progress(served: ControlServer, capsys: Text) -> None:
+    assert create("web", "-q") == Outcome.OK
+    assert capsys.readouterr().err == ""
+
+
+def test_create_detached_does_not_wait(served: ControlServer, capsys: Text) -> None:
+    served.runs_tasks = False
+    assert create("web", "-d") == Outcome.OK
+    assert served.calls["control.watch"] == 0
+
+
+def test_an_image_takes_the_words_behind_it_as_its_command(served: ControlServer) -> None:
+    assert main(["service", "create", "--name", "db", "-d", "-e", "A=1", "redis:7", "redis-server", "-p", "7"]) == 0
+    container = only(served).spec.task.container
+    assert (container.image, container.args, container.env) == ("redis:7", ("redis-server", "-p", "7"), ("A=1",))
+
+
+def test_ls_ps_and_inspect_show_the_service(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q", "--replicas", "2", "--publish", "8080:80")
+    capsys.readouterr()
+    assert main(["service", "ls"]) == 0
+    assert "2/2" in capsys.readouterr().out
+    assert main(["service", "ps", "web"]) == 0
+    out = capsys.readouterr().out
+    assert "web.1" in out
+    assert "beta" in out
+    assert main(["service", "ps", "-n", "web"]) == 0
+    assert "beta" not in capsys.readouterr().out
+    assert main(["service", "inspect", only(served).id[:6]]) == 0
+    assert "*:8080->80/tcp" in capsys.readouterr().out
+    assert main(["service", "ls", "-q"]) == 0
+    assert capsys.readouterr().out == only(served).id + "\n"
+
+
+def test_json_is_one_document_with_every_field(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    capsys.readouterr()
+    for words in (["service", "ls"], ["service", "ps", "web"], ["node", "ls"], ["task", "ls"], ["cluster", "ls"]):
+        assert main([*words, "--json"]) == 0
+        assert isinstance(json.loads(capsys.readouterr().out), list)
+    assert main(["service", "inspect", "web", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["spec"]["mode"] == {"type": "replicated", "replicas": 1}
+    assert shown["spec"]["task"]["restart"]["condition"] == "any"
+    assert main(["cluster", "inspect", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["root_ca"]["join_tokens"]["manager"] == "SWMTKN-1-m"
+
+
+def test_scale_sets_the_number_and_waits(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    assert main(["service", "scale", "--stable", "0", "web=6"]) == 0
+    assert only(served).spec.mode == Replicated(replicas=6)
+    assert "6 out of 6" in capsys.readouterr().err
+
+
+def test_update_changes_only_what_was_named(served: ControlServer) -> None:
+    create("web", "-q", "--env", "A=1", "--label", "x=1", "--publish", "8080:80")
+    before = only(served).spec
+    words = ["--env-add", "B=2", "--label-rm", "x", "--publish-rm", "80", "--limit-memory", "64m", "--force"]
+    assert main(["service", "update", "web", "-d", *words]) == 0
+    spec = only(served).spec
+    assert spec.task.container.env == ("A=1", "B=2")
+    assert spec.annotations.labels == {}
+    assert spec.endpoint.ports == ()
+    assert spec.task.resources.limits.memory_bytes == 64 << 20
+    assert spec.task.force_update == 1
+    assert spec.task.container.command == before.task.container.command
+    assert main(["service", "update", "-d", "web", "--", "sleep", "5"]) == 0
+    assert only(served).spec.task.container.command == ("sleep", "5")
+
+
+def test_rollback_goes_back_and_takes_no_other_change(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    main(["service", "update", "-d", "--replicas", "4", "web"])
+    assert main(["service", "update", "--rollback", "--replicas", "9", "web"]) == Outcome.USAGE
+    assert main(["service", "update", "-d", "--rollback", "web"]) == 0
+    assert only(served).spec.mode == Replicated(replicas=1)
+
+
+def test_a_task_that_fails_for_good_ends_with_1_and_its_error(served: ControlServer, capsys: Text) -> None:
+    served.runs_tasks = False
+    assert create("once", "-d", "--restart-condition", "none") == 0
+    served.add_task(only(served), 1, TaskState.FAILED, error="exit status 3")
+    assert main(["service", "update", "--update-delay", "1s", "once"]) == Outcome.FAILED
+    assert "exit status 3" in capsys.readouterr().err
+
+
+def test_a_wait_that_lasts_too_long_ends_with_6_and_the_reason(served: ControlServer, capsys: Text) -> None:
+    served.runs_tasks = False
+    assert create("web", "--timeout", "50ms") == Outcome.TIMED_OUT
+    assert "swarmctl service ps web" in capsys.readouterr().err
+
+
+def test_rm_prints_ids_and_goes_on_after_a_failure(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    created = capsys.readouterr().out
+    assert main(["service", "rm", "wbe", "web"]) == Outcome.NOT_FOUND
+    said = capsys.readouterr()
+    assert said.out == created
+    assert "no service 'wbe'" in said.err
+    assert not served.state.services
+
+
+def test_node_verbs(served: ControlServer, capsys: Text) -> None:
+    assert main(["node", "ls"]) == 0
+    out = capsys.readouterr().out
+    assert "Leader" in out
+    assert f"{served.node[:12]} *" in out
+    for verb, wanted in (
+        ("drain", Availability.DRAIN),
+        ("pause", Availability.PAUSE),
+        ("activate", Availability.ACTIVE),
+    ):
+        assert main(["node", verb, "alpha"]) == 0
+        assert served.state.nodes[served.node].spec.availability is wanted
+    assert main(["node", "update", "alpha", "--label-add", "zone=a"]) == 0
+    assert served.state.nodes[served.node].spec.annotations.labels == {"zone": "a"}
+    assert main(["node", "inspect", "alpha"]) == 0
+    assert "zone=a" in capsys.readouterr().out
+    assert main(["node", "rm", "beta"]) == Outcome.FAILED
+    assert main(["node", "rm", "-f", "beta"]) == 0
+
+
+def test_cluster_verbs(served: ControlServer, capsys: Text) -> None:
+    assert main(["cluster", "inspect"]) == 0
+    assert "SWMTKN-1-w" in capsys.readouterr().out
+    assert main(["cluster", "update", "--task-history-limit", "2", "--dispatcher-heartbeat", "3s"]) == 0
+    assert served.state.cluster is not None
+    assert served.state.cluster.spec.orchestration.task_history_retention_limit == 2
+    assert served.state.cluster.spec.dispatcher.heartbeat_period_s == 3
+    capsys.readouterr()
+    assert main(["cluster", "update", "--rotate-join-token", "worker"]) == 0
+    assert capsys.readouterr().out == "SWMTKN-1-w-new\n"
+
+
+def test_task_verbs(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    capsys.readouterr()
+    assert main(["task", "ls", "-q"]) == 0
+    task_id = capsys.readouterr().out.strip()
+    assert main(["task", "inspect", task_id[:8]]) == 0
+    assert "web.1" in capsys.readouterr().out
+    assert main(["task", "rm", task_id]) == 0
+    assert not served.state.tasks
+
+
+def test_logs_go_where_the_task_wrote_them(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    capsys.readouterr()
+    (task,) = served.state.tasks.values()
+    assert task.node_id is not None
+    lines = tuple(
+        LogLine(
+            task_id=task.id,
+            node_id=task.node_id,
+            service_id=ServiceId(task.service_id),
+            slot=1,
+            timestamp=1.0 + number,
+            stream=stream,
+            data=data,
+        )
+        for number, (stream, data) in enumerate(((LogStream.STDOUT, b"said"), (LogStream.STDERR, b"wailed \xff")))
+    )
+    served.log_batches = [LogBatch(lines=lines)]
+    assert main(["service", "logs", "web"]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith(" | said\n")
+    assert said.out.startswith("web.1@")
+    assert said.err.endswith(" | wailed \ufffd\n")
+    served.log_batches = [LogBatch(missing=("beta",))]
+    assert main(["service", "logs", "web"]) == Outcome.FAILED
+    assert "no logs from beta" in capsys.readouterr().err
+
+
+def test_the_example_stack_is_deployed_listed_left_alone_and_removed(served: ControlServer, capsys: Text) -> None:
+    deploy = ["stack", "deploy", "--stable", "0", "-c", str(ROOT / "examples" / "web.yaml"), "web"]
+    assert main(deploy) == 0
+    said = capsys.readouterr()
+    assert said.out == only(served).id + "\n"
+    assert "3 out of 3" in said.err
+    assert main(["stack", "services", "web"]) == 0
+    assert "web_web" in capsys.readouterr().out
+    assert main(deploy) == 0
+    assert "leaving service web_web" in capsys.readouterr().err
+    assert served.calls["control.update_service"] == 0
+    assert main(["stack", "rm", "web"]) == 0
+    assert not served.state.services
+    assert main(["stack", "rm", "web"]) == Outcome.NOT_FOUND
+
+
+def test_prune_removes_what_the_file_no_longer_has(served: ControlServer, tmp_path: Path) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text("services:\n  a: {x-driver: process, command: run}\n  b: {x-driver: process, command: run}\n")
+    assert main(["stack", "deploy", "-d", "-c", str(file), "app"]) == 0
+    file.write_text("services:\n  a: {x-driver: process, command: run --fast}\n")
+    assert main(["stack", "deploy", "-d", "--prune", "-c", str(file), "app"]) == 0
+    assert only(served).spec.task.container.command == ("run", "--fast")
+
+
+def test_version_shows_both_sides(served: ControlServer, capsys: Text) -> None:
+    assert main(["version"]) == 0
+    assert "9.9.9" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+
+
+# -- bad input: one clear message, a non-zero exit code, and nothing changed
+
+USAGE = [
+    ([], "usage"),
+    (["servce", "ls"], "did you mean service?"),
+    (["service", "creat"], "did you mean create?"),
+    (["service"], "verbs are"),
+    (["service", "ls", "--quite"], "did you mean --quiet?"),
+    (["service", "ls", "--zzzzzz"], "unknown flag --zzzzzz"),
+    (["service", "create", "--replicaz", "3", "--name", "x", "img"], "did you mean --replicas?"),
+    (["service", "ls", "extra"], "a word too many"),
+    (["service", "rm"], "missing: SERVICE"),
+    (["service", "scale", "web"], "not SERVICE=REPLICAS"),
+    (["service", "scale", "web=many"], "not a whole number"),
+    (["service", "create", "--name"], "--name"),
+    (["service", "create", "--name", "x"], "image"),
+    (["service", "create", "--name", "x", "--driver", "process", "nginx"], "runs no images"),
+    (["service", "create", "--name", "x", "--timeout", "soon", "nginx"], "not a duration"),
+    (["service", "create", "--name", "x", "--mode", "global", "--replicas", "2", "nginx"], "no number of replicas"),
+    (["service", "create", "--name", "x", "--secret", "s", "nginx"], "unknown flag --secret"),
+    (["service", "create", "--name", "x", "--env-file", "/nowhere/env", "nginx"], "cannot be read"),
+    (["node", "update", "alpha"], "nothing to change"),
+    (["node", "update", "alpha", "--availability", "asleep"], "active, pause, drain"),
+    (["cluster", "update"], "nothing to change"),
+    (["cluster", "update", "--rotate-join-token", "boss"], "worker or manager"),
+    (["stack", "deploy", "x"], "missing: -c"),
+    (["stack", "deploy", "-c", "/nowhere/stack.yaml", "x"], "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), USAGE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_wrong_command_line_ends_with_2(served: ControlServer, capsys: Text, words: list[str], told: str) -> None:
+    version = served.state.version
+    assert main(words) == Outcome.USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert told in said.err
+    assert "Traceback" not in said.err
+    assert served.state.version == version
+
+
+def test_five_mistakes_are_told_at_once(served: ControlServer, capsys: Text) -> None:
+    words = ["--name", "-web-", "--limit-memory", "1k", "--publish", "99999:80", "--restart-condition", "maybe"]
+    assert main(["service", "create", *words, "--constraint", "node.colour==red", "nginx"]) == Outcome.USAGE
+    err = capsys.readouterr().err
+    assert "there are 5 mistakes" in err
+    for path in ("annotations.name", "limits.memory_bytes", "--publish", "--restart-condition", "constraints"):
+        assert path in err
+    assert err.count("hint:") >= 4
+    assert not served.state.services
+
+
+def test_the_servers_refusals_are_told_with_their_exit_codes(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q")
+    assert create("web", "-q") == Outcome.CONFLICT
+    assert "taken" in capsys.readouterr().err
+    assert main(["service", "inspect", "wev"]) == Outcome.NOT_FOUND
+    assert "did you mean web?" in capsys.readouterr().err
+    assert main(["node", "inspect", "alhpa"]) == Outcome.NOT_FOUND
+    assert "did you mean alpha?" in capsys.readouterr().err
+    served.refuse_before["control.list_nodes"] = deque([PermissionDenied("managers only")])
+    assert main(["node", "ls"]) == Outcome.DENIED
+
+
+def test_a_socket_that_nobody_listens_on_says_what_to_start(tmp_path: Path, capsys: Text) -> None:
+    assert main(["-s", str(tmp_path / "none.sock"), "node", "ls"]) == Outcome.UNAVAILABLE
+    err = capsys.readouterr().err
+    assert "nobody listens on the control socket" in err
+    assert "supervisor up" in err
+
+
+def test_a_dead_socket_file_is_nobody_too(tmp_path: Path, capsys: Text) -> None:
+    path = tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert main(["node", "ls", "--socket", str(path)]) == Outcome.UNAVAILABLE
+    assert "nobody listens" in capsys.readouterr().err
+
+
+def test_the_blocking_client_makes_the_same_calls(served: ControlServer) -> None:
+    with BlockingClient() as swarm:
+        created = swarm.services.create(service_spec("web", command=("run",), replicas=2))
+        assert swarm.services.wait("web").done == 2
+        assert [service.id for service in swarm.services.list()] == [created.id]
+        assert [step.done for step in swarm.services.progress("web")] == [2]
+        swarm.services.remove("web")
+    swarm.close()
+    assert not served.state.services
