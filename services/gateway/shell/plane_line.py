@@ -20,6 +20,9 @@ from services.kit.store.line import BackOff
 RETIREMENT_S = 60.0
 """How long connections of a worker of another version may go on beside its successor."""
 
+SETTLED_S = 5.0
+"""A worker that lived as long does not count as one that cannot start."""
+
 
 class Keeper(Protocol):
     """Who owns the listeners and the table."""
@@ -52,7 +55,9 @@ class PlaneLine:
     async def keep(self) -> None:
         """Keep a worker running until cancelled."""
         back_off = BackOff()
+        clock = asyncio.get_running_loop().time
         while True:
+            began = clock()
             sock = plane_process.connect(self.path)
             if sock is None:
                 plane_process.start(self.path, self._number, orphan_s=self._orphan_s)
@@ -63,7 +68,7 @@ class PlaneLine:
                     plane_process.start(self.path, self._number, orphan_s=self._orphan_s)
                     continue
             except ChannelLost as lost:
-                if self.up.is_set():
+                if clock() - began > SETTLED_S:
                     back_off.reset()
                 self.up.clear()
                 words = plane_process.last_words(self.path)
