@@ -90,8 +90,10 @@ def test_any_bytes_are_a_message_or_are_refused(data: bytes) -> None:
 
 
 @settings(max_examples=300)
-@given(STREAMS)
-def test_a_listener_survives_any_sequence_of_frames_and_answers_each_request_at_most_once(stream: list[bytes]) -> None:
+@given(STREAMS, st.booleans())
+def test_a_listener_survives_any_sequence_of_frames_and_answers_each_request_at_most_once(
+    stream: list[bytes], pausing: bool
+) -> None:
     note(f"frames: {stream}")
 
     async def check() -> None:
@@ -107,12 +109,14 @@ def test_a_listener_survives_any_sequence_of_frames_and_answers_each_request_at_
         )
         for data in stream:
             end.feed(data)
-            await asyncio.sleep(0)
+            if pausing:
+                await asyncio.sleep(0)
         answers.go_on.set()
         tasks = end.tasks()
         if end.gone is None:
             end.kill(InvalidArgument("the test is over"))
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
         assert not broken
         assert not end.tasks()
         assert link.closed

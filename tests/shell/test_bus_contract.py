@@ -280,6 +280,46 @@ def test_an_answer_larger_than_a_frame_is_an_error_of_that_call_only(run: Run) -
     run(check, Limits(frame_bytes_max=100_000))
 
 
+def test_all_problems_of_a_bad_request_arrive_unless_they_are_absurdly_many(run: Run) -> None:
+    async def check(on: Line) -> None:
+        with pytest.raises(InvalidArgument) as caught:
+            await on.connection.call(FAIL, Word(text="problems", number=5))
+        assert [problem.path for problem in caught.value.problems] == ["p0", "p1", "p2", "p3", "p4"]
+        with pytest.raises(InvalidArgument, match="p0: xxx") as caught:
+            await on.connection.call(FAIL, Word(text="problems", number=5000))
+        assert caught.value.problems == ()
+
+    run(check)
+
+
+def test_calls_that_are_cancelled_before_they_begin_are_forgotten(run: Run) -> None:
+    async def check(on: Line) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(20):
+            tasks = [loop.create_task(on.connection.call(SLOW, Word())) for _ in range(4)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        await eventually(lambda: on.answers.slow == on.answers.cancelled)
+        assert await asyncio.gather(*(on.connection.call(ECHO, Word(number=n)) for n in range(4)))
+
+    run(check, Limits(calls_max=4))
+
+
+def test_what_was_cast_before_the_connection_was_closed_still_arrives(run: Run) -> None:
+    async def check(on: Line) -> None:
+        for number in range(300):
+            assert on.connection.cast(TELL, Word(number=number))
+        await on.connection.close()
+        await eventually(lambda: len(on.answers.told) == 300)
+        await eventually(lambda: not getattr(on.listener, "_peers", ()))
+        again = await on.client.dial(on.address)
+        assert await again.call(ECHO, Word(number=1)) == Word(number=1)
+
+    run(check)
+
+
 def test_closing_a_connection_ends_what_is_under_way_on_both_sides(run: Run) -> None:
     async def check(on: Line) -> None:
         async with asyncio.TaskGroup() as group:

@@ -13,7 +13,7 @@ from services.kit.bus.memory import MemoryBus, MemoryNetwork
 from services.kit.bus.ports import parse_address
 from services.kit.bus.rpc import Table
 from services.kit.bus.zmq import ZmqBus
-from services.kit.errors import NotFound
+from services.kit.errors import InvalidArgument, NotFound, Problem
 from services.kit.messages.method import INSIDE, MANAGER, MANAGERS, NODES, OPEN, WORKER, Call, Cast, Feed, Owner
 from services.kit.model.value import Value
 from services.kit.runtime.clock import SystemClock
@@ -86,6 +86,8 @@ class Answers:
                 raise NotFound("no such word")
             case "large":
                 return Word(data=request.data * 2)
+            case "problems":
+                raise InvalidArgument.of(tuple(Problem(path=f"p{n}", reason="x" * 1000) for n in range(request.number)))
             case "cancelled":
                 raise asyncio.CancelledError
             case "assert":

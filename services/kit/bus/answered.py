@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
+
 from services.kit.bus.api import Caller, Context, Limits, Meta
 from services.kit.bus.channel import Channel, Link
 from services.kit.bus.credit import Window, cost
@@ -26,11 +28,13 @@ from services.kit.errors import (
 )
 from services.kit.runtime.log import Log
 from services.kit.wire import frames
-from services.kit.wire.codec import decode
+from services.kit.wire.codec import decode, encode
 
 NO_META = Meta()
 RETRY_MS = 200
 """When a peer that has too much under way may ask again."""
+DETAILS_BYTES_MAX = 64 << 10
+"""The list of problems of an error is left out when it is longer; the message still tells of them."""
 ITEMS_BETWEEN_PAUSES = 32
 """A stream that always has something to send lets others run after so many items."""
 
@@ -40,7 +44,7 @@ _log = Log("bus")
 class _Work:
     """One request under way."""
 
-    __slots__ = ("expired", "id", "is_call", "silent", "task", "timer", "window")
+    __slots__ = ("begun", "expired", "id", "is_call", "silent", "task", "timer", "window")
 
     def __init__(self, call: int, window: int) -> None:
         self.id = call
@@ -49,22 +53,10 @@ class _Work:
         self.silent = False
         """The caller has its answer, or does not want one."""
         self.expired = False
+        self.begun = False
+        """The task has had its first step; one that is cancelled earlier never runs any of its code."""
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-
-    def cancel(self) -> None:
-        """Stop the handler; nothing is sent for this request any more."""
-        self.silent = True
-        self._stop()
-
-    def expire(self) -> None:
-        """Stop the handler because the caller's time is up."""
-        self.expired = True
-        self._stop()
-
-    def _stop(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
 
 
 class Answered(Channel):
@@ -84,8 +76,7 @@ class Answered(Channel):
         self._table = table
         self._inside = inside
         self._on_broken = on_broken
-        self._anonymous = not inside and not peer.role
-        self._calls_max = limits.anonymous_calls_max if self._anonymous else limits.calls_max
+        self._calls_max = limits.anonymous_calls_max if is_anonymous(peer) else limits.calls_max
         self._works: dict[int, _Work] = {}
 
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -113,7 +104,7 @@ class Answered(Channel):
             case frames.Cancel():
                 work = self._works.get(frame.id)
                 if work is not None:
-                    work.cancel()
+                    self._cancel(work)
             case _:
                 super()._on_frame(frame)
 
@@ -127,7 +118,7 @@ class Answered(Channel):
 
     def _abandon(self, error: SwarmError) -> None:
         for work in list(self._works.values()):
-            work.cancel()
+            self._cancel(work)
 
     def _on_request(self, request: frames.Request) -> None:
         if request.id in self._works:
@@ -155,10 +146,11 @@ class Answered(Channel):
         work = self._works[request.id] = _Work(request.id, request.window)
         work.task = self._loop.create_task(self._serve(work, entry, context, request.body), name=entry.name)
         if request.timeout_ms:
-            work.timer = self._loop.call_later(request.timeout_ms / 1000, work.expire)
+            work.timer = self._loop.call_later(request.timeout_ms / 1000, self._expire, work, entry.name)
 
     async def _serve(self, work: _Work, entry: CallEntry | FeedEntry, context: Context, body: bytes) -> None:
         """Run a handler to its end and send the one final frame."""
+        work.begun = True
         try:
             if isinstance(entry, CallEntry):
                 reply = entry.pack(await entry.run(context, body))
@@ -179,9 +171,30 @@ class Answered(Channel):
             self._on_bug(entry.name, error)
             self._finish_badly(work, Internal(type(error).__name__))
         finally:
-            if work.timer is not None:
-                work.timer.cancel()
-            del self._works[work.id]
+            self._forget(work)
+
+    def _cancel(self, work: _Work) -> None:
+        """Stop the handler; nothing is sent for this request any more."""
+        work.silent = True
+        self._stop(work)
+
+    def _expire(self, work: _Work, name: str) -> None:
+        """Stop the handler because the caller's time is up."""
+        work.expired = True
+        if not work.begun:
+            self._finish_badly(work, _too_late(name))
+        self._stop(work)
+
+    def _stop(self, work: _Work) -> None:
+        if work.task is not None:
+            work.task.cancel()
+        if not work.begun:
+            self._forget(work)
+
+    def _forget(self, work: _Work) -> None:
+        if work.timer is not None:
+            work.timer.cancel()
+        del self._works[work.id]
 
     async def _send_items(self, work: _Work, entry: FeedEntry, items: AsyncIterator[Any]) -> None:
         sent = 0
@@ -225,7 +238,10 @@ class Answered(Channel):
             self._send_error(work.id, error)
 
     def _send_error(self, call: int, error: SwarmError) -> None:
-        self._send(frames.ErrorFrame(call, error.code, error.message[: frames.TEXT_CHARS_MAX], error.details))
+        details = error.details
+        if len(encode(details)) > DETAILS_BYTES_MAX:
+            details = msgspec.structs.replace(details, problems=())
+        self._send(frames.ErrorFrame(call, error.code, error.message[: frames.TEXT_CHARS_MAX], details))
 
     def _on_bug(self, method: str, error: Exception) -> None:
         """A broken invariant is the end of the process, which its owner brings about; another bug is the end of one request."""
@@ -238,6 +254,11 @@ class Answered(Channel):
             raise ResourceExhausted(f"{name}: an answer of {len(body)} bytes does not fit a frame")
 
 
+def is_anonymous(peer: Caller) -> bool:
+    """Tell whether a peer of the network has shown no certificate."""
+    return bool(peer.public_key) and not peer.role
+
+
 async def drain(ends: set[Answered], drain_s: float) -> None:
     """Ask diallers to start nothing new and wait, for a while, until no call is under way."""
     for end in list(ends):
@@ -246,3 +267,7 @@ async def drain(ends: set[Answered], drain_s: float) -> None:
         calls = [task for end in ends for task in end.call_tasks()]
         if calls:
             await asyncio.wait(calls, timeout=drain_s)
+
+
+def _too_late(name: str) -> DeadlineExceeded:
+    return DeadlineExceeded(f"{name} took too long", Details(maybe_executed=True))

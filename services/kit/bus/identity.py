@@ -11,6 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
@@ -111,12 +112,13 @@ class Identity:
 
         ``now`` is wall time. A joining machine does not know its cluster yet and accepts any that its roots vouch for.
         """
-        certified = self._checked.get(certificate)
+        digest = sha256(certificate).digest()
+        certified = self._checked.get(digest)
         if certified is None:
             certified = _verify(_read_peer(certificate), self._roots)
             if len(self._checked) >= _CHECKED_MAX:
                 self._checked.clear()
-            self._checked[certificate] = certified
+            self._checked[digest] = certified
         caller = certified.caller
         if caller.public_key != public_key:
             raise Unauthenticated("the certificate is for another key")

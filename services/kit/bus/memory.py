@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
-from services.kit.bus.answered import Answered, drain
+from services.kit.bus.answered import Answered, drain, is_anonymous
 from services.kit.bus.api import Address, Caller, Handlers, Limits, LocalAddress
 from services.kit.bus.channel import Channel
 from services.kit.bus.dialled import Dialled
@@ -221,12 +222,13 @@ class MemoryListener:
         if caller.public_key and caller.public_key in self._revoked:
             raise Unauthenticated("the key is revoked")
         limits = self.bus.limits
-        anonymous = not self._local and not caller.role
-        if anonymous and sum(not end.peer.role for end in self._answered) >= limits.anonymous_peers_max:
+        if is_anonymous(caller) and sum(is_anonymous(e.peer) for e in self._answered) >= limits.anonymous_peers_max:
             raise ResourceExhausted("too many peers without a certificate")
         pair = _Pair(self.bus.network, dialler.host, self.bus.host)
         heartbeat_s = min(dialler.limits.heartbeat_interval_s, limits.heartbeat_interval_s)
-        connection = Dialled(pair.near, peer=server, limits=dialler.limits, heartbeat_s=heartbeat_s)
+        frame_bytes_max = min(dialler.limits.frame_bytes_max, limits.frame_bytes_max)
+        theirs = replace(dialler.limits, frame_bytes_max=frame_bytes_max)
+        connection = Dialled(pair.near, peer=server, limits=theirs, heartbeat_s=heartbeat_s)
         end = Answered(pair.far, self._table, peer=caller, limits=limits, inside=self._inside, on_broken=self._broken)
         pair.join(connection, end)
         connection.on_lost = lambda error: dialler._connections.discard(connection)

@@ -6,14 +6,16 @@ libzmq's own reconnect is off: it would lose what was sent to the old peer and r
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import zmq
 
 from services.kit.bus.api import Caller, Limits
 from services.kit.bus.dialled import Dialled
-from services.kit.bus.zmq_socket import Context, Drained, Monitor, tune
+from services.kit.bus.zmq_socket import DRAIN_ALL, Context, Drained, Monitor, tune
 from services.kit.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -142,9 +144,10 @@ class _DealerWire:
         except SwarmError as error:
             self._fail(error)
             return
-        theirs_s = frame.heartbeat_ms / 1000 or self._limits.heartbeat_interval_s
-        heartbeat_s = min(self._limits.heartbeat_interval_s, theirs_s)
-        self._connection = Dialled(self, peer=peer, limits=self._limits, heartbeat_s=heartbeat_s)
+        heartbeat_s = min(self._limits.heartbeat_interval_s, frame.heartbeat_ms / 1000 or math.inf)
+        frame_bytes_max = min(self._limits.frame_bytes_max, frame.frame_bytes_max or sys.maxsize)
+        limits = replace(self._limits, frame_bytes_max=frame_bytes_max)
+        self._connection = Dialled(self, peer=peer, limits=limits, heartbeat_s=heartbeat_s)
         self._welcomed.set_result(self._connection)
 
     def _on_event(self, event: int, value: int) -> None:
@@ -155,10 +158,10 @@ class _DealerWire:
             case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._fail(Unavailable(f"the handshake with {shown} failed: its key may have changed"))
             case _ if self._connection is None and not self._welcomed.done():
-                self._drained.drain(1 << 20)
+                self._drained.drain(DRAIN_ALL)
                 self._fail(Unavailable(f"nobody listens on {shown}"))
             case _:
-                self._drained.drain(1 << 20)
+                self._drained.drain(DRAIN_ALL)
                 self._fail(Unavailable(f"the connection to {shown} was closed by the other end"))
 
     def _fail(self, error: SwarmError) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 import zmq
 
 from services.kit.bus import zmq_wire
-from services.kit.bus.answered import Answered, drain
+from services.kit.bus.answered import Answered, drain, is_anonymous
 from services.kit.bus.api import Caller, Limits
 from services.kit.bus.rpc import Table
 from services.kit.bus.zmq_desk import Desk
-from services.kit.bus.zmq_socket import Context, Drained, Monitor, Socket, stop_listening
+from services.kit.bus.zmq_socket import DRAIN_ALL, Context, Drained, Monitor, Socket, stop_listening
 from services.kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -174,9 +174,10 @@ class ZmqListener:
     def _meet(self, routing_id: bytes, first: zmq.Frame, *, alone: bool) -> None:
         """Take the first frame of a connection: it must be a HELLO that the desk accepts."""
         self._monitor.catch_up()
-        peer = self._peers[routing_id] = _Peer(self, routing_id, _descriptor_of(first))
-        self._by_descriptor[peer.descriptor] = peer
-        self._stop_awaiting(peer.descriptor)
+        descriptor = _descriptor_of(first)
+        if not self._stop_awaiting(descriptor):
+            return  # what is left of a connection that is gone; its descriptor may be another's by now
+        peer = self._peers[routing_id] = self._by_descriptor[descriptor] = _Peer(self, routing_id, descriptor)
         try:
             if not alone:
                 raise InvalidArgument("a message of several parts")
@@ -200,7 +201,7 @@ class ZmqListener:
         if self._closing:
             raise Unavailable("the listener is closing")
         caller = self._desk.greet(hello, user_id, _property(first, "Peer-Address") or "")
-        if self._is_anonymous(caller) and len(self._anonymous) >= self._limits.anonymous_peers_max:
+        if is_anonymous(caller) and len(self._anonymous) >= self._limits.anonymous_peers_max:
             raise ResourceExhausted("too many peers without a certificate")
         return caller
 
@@ -215,11 +216,8 @@ class ZmqListener:
         )
         end.on_lost = lambda error: self._end_lost(end)
         self._ends.add(end)
-        if self._is_anonymous(caller):
+        if is_anonymous(caller):
             self._anonymous.add(end)
-
-    def _is_anonymous(self, caller: Caller) -> bool:
-        return bool(caller.public_key) and not caller.role
 
     def _end_lost(self, end: Answered) -> None:
         self._ends.discard(end)
@@ -238,19 +236,27 @@ class ZmqListener:
             )
         else:
             self._stop_awaiting(descriptor)
-            peer = self._by_descriptor.get(descriptor)
+            peer = self._by_descriptor.pop(descriptor, None)
             if peer is not None:
-                self._forget(peer, "the connection was closed by the other end")
+                self._loop.call_soon(self._see_off, peer)
 
-    def _stop_awaiting(self, descriptor: int) -> None:
+    def _see_off(self, peer: _Peer) -> None:
+        """Hear what a peer said before its wire was gone, then forget it."""
+        if not self._drained.closed:
+            self._drained.drain(DRAIN_ALL)
+        self._forget(peer, "the connection was closed by the other end")
+
+    def _stop_awaiting(self, descriptor: int) -> bool:
+        """Tell whether this connection's HELLO was awaited, and await it no longer."""
         timer = self._awaited.pop(descriptor, None)
         if timer is not None:
             timer.cancel()
+        return timer is not None
 
     def _give_up(self, descriptor: int, name: object) -> None:
         """Cut a connection that never said HELLO."""
         self._monitor.catch_up()
-        if self._awaited.pop(descriptor, None) is not None:
+        if self._stop_awaiting(descriptor):
             zmq_wire.cut(descriptor, name)
 
     def _forget(self, peer: _Peer, reason: str) -> None:

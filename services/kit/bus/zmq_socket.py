@@ -16,6 +16,8 @@ import zmq
 
 BUDGET = 64
 """Messages read before others on the loop get their turn."""
+DRAIN_ALL = 1 << 20
+"""The budget where everything must be read before the next step."""
 QUEUE_MESSAGES_MAX = 1000
 FRAME_OVERHEAD_BYTES = 64
 """What CURVE adds to a frame, rounded up."""
@@ -63,16 +65,18 @@ class Drained:
         if self._reading:
             return
         self._reading = True
+        empty = False
         try:
             for _ in range(budget):
                 if self._closed:
                     return
                 self._take_one()
         except zmq.Again:
-            return
+            empty = True
         finally:
             self._reading = False
-        self.look_again()
+            if not empty:
+                self.look_again()
 
     def close(self, *, linger_ms: int = 0) -> None:
         """Stop reading and close the socket; idempotent."""
@@ -105,7 +109,7 @@ class Monitor:
 
     def catch_up(self) -> None:
         """Learn of everything that has happened so far."""
-        self._drained.drain(1 << 30)
+        self._drained.drain(DRAIN_ALL)
 
     def close(self) -> None:
         """Stop watching; idempotent."""

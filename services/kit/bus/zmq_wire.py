@@ -18,14 +18,17 @@ def peer_name(descriptor: int) -> object:
     """Return what tells this connection's other end from any other, or None when the descriptor is closed."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as wire:
-            return wire.getpeername() or wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            return _name(wire)
     except OSError:
         return None
 
 
 def cut(descriptor: int, name: object) -> None:
     """Cut the connection behind a descriptor, if it still leads to the peer of this name."""
-    if name is None or peer_name(descriptor) != name:
-        return
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as wire:
-        wire.shutdown(socket.SHUT_RDWR)
+        if name is not None and _name(wire) == name:
+            wire.shutdown(socket.SHUT_RDWR)
+
+
+def _name(wire: socket.socket) -> object:
+    return wire.getpeername() or wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
