@@ -146,7 +146,7 @@ class Convergence:
 
     def _count(self, heads: tuple[Task, ...]) -> tuple[int, int]:
         complete = sum(task.status.state == TaskState.COMPLETE for task in heads)
-        there = sum(self._running(task) or self._ended(task) for task in heads)
+        there = sum(self._running(task) or self._finished(task) for task in heads)
         match self._service.spec.mode:
             case Replicated(replicas=replicas):
                 return there, replicas
@@ -165,7 +165,7 @@ class Convergence:
             why = f": {update.message}" if update.message else ""
             return Stage.FAILED, _FAILED_UPDATES[update.state] + why
         for task in heads:
-            if self._ended(task) and task.status.state != TaskState.COMPLETE:
+            if self._ended(task) and not self._finished(task):
                 why = task.status.error or f"it ended {task.status.state.name.lower()}"
                 return Stage.FAILED, f"a task failed and its restart policy does not replace it: {why}"
         if update is not None and update.state in _UNDER_WAY:
@@ -192,6 +192,9 @@ class Convergence:
         template = self._specs.get(spec_version_id(task.service_id, task.spec_version))
         spec = self._service.spec
         return template is not None and template.task == spec.task and template.endpoint == spec.endpoint
+
+    def _finished(self, task: Task) -> bool:
+        return self._ended(task) and task.status.state == TaskState.COMPLETE
 
     def _ended(self, task: Task) -> bool:
         """Tell whether this task of an ordinary service has ended for good and nothing will come after it."""

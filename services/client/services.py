@@ -145,8 +145,9 @@ class Services:
                     if on_progress is not None:
                         on_progress(step)
         except TimeoutError:
+            name = ref if last is None else last.name
             came = "" if last is None else f": {last.done} of {last.desired} tasks are as wanted"
-            raise DeadlineExceeded(f"service {ref!r} did not converge within {timeout_s:g} s{came}") from None
+            raise DeadlineExceeded(f"service {name!r} did not converge within {timeout_s:g} s{came}") from None
         assert last is not None, "progress yields at least once"
         if last.stage is Stage.FAILED:
             raise FailedPrecondition(f"service {last.name!r} did not converge: {last.message}")

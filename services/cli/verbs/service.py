@@ -15,7 +15,6 @@ from services.cli.pages import service_page
 from services.cli.parser import Parser, UsageError, add_flag, add_json, add_listing, add_resolve
 from services.cli.plain import to_json
 from services.cli.service_flags import create_arguments, update_arguments, waiting_arguments
-from services.cli.service_spec import created_spec, updated_spec
 from services.cli.tables import SERVICE_HEADER, TASK_HEADER, service_rows, task_rows
 from services.cli.waiting import Patience
 from services.client import text
@@ -35,6 +34,8 @@ def _services(parser: Parser) -> None:
 
 
 async def _create(context: Context, flags: argparse.Namespace) -> Outcome:
+    from services.cli.service_spec import created_spec  # noqa: PLC0415 (the rules of specs are loaded only where one is made)
+
     patience = Patience(flags)
     service = await context.client.services.create(created_spec(flags))
     return await waiting.changed(context, service, patience)
@@ -46,6 +47,8 @@ def _update_arguments(parser: Parser) -> None:
 
 
 async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
+    from services.cli.service_spec import updated_spec  # noqa: PLC0415 (as above)
+
     patience = Patience(flags)
     services = context.client.services
     async with context.suggesting_services(flags.service):

@@ -125,6 +125,12 @@ def test_a_one_shot_that_completed_is_done() -> None:
     assert Convergence(once, [failed], []).progress().stage is Stage.WORKING
 
 
+def test_a_task_that_failed_for_good_is_not_counted_as_done() -> None:
+    once = Service(id=WEB, spec=spec(Replicated(), restart=RestartCondition.NONE), spec_version=2, meta=Meta(version=1))
+    progress = Convergence(once, [task("a", 1, TaskState.FAILED)], []).progress()
+    assert (progress.stage, progress.done) == (Stage.FAILED, 0)
+
+
 def test_a_global_service_waits_for_its_first_task() -> None:
     view = Convergence(service(Global()), [], [])
     assert view.progress().stage is Stage.WORKING
