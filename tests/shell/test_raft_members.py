@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from services.kit.errors import SwarmError, Unavailable
+from services.kit.bus.api import Caller, Meta
+from services.kit.errors import FailedPrecondition, InvalidArgument, SwarmError, Unavailable
+from services.kit.messages import store
+from services.kit.messages.method import MANAGER, Call
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import Node
+from services.kit.model.value import Value
 from services.kit.state.transaction import Op, create
-from tests.support.raft_home import Homes, run_homes
+from tests.support.raft_home import CLUSTER, Home, Homes, run_homes
+
+RequestT = TypeVar("RequestT", bound=Value)
+ReplyT = TypeVar("ReplyT", bound=Value)
 
 
 def node(name: str) -> Op:
@@ -134,5 +143,189 @@ def test_leadership_is_handed_over_without_a_failed_write(tmp_path: Path) -> Non
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         assert not [e for e in outcomes if isinstance(e, SwarmError) and e.details.maybe_executed]
         assert await homes.leader() is not leader
+
+    run_homes(tmp_path, scenario)
+
+
+async def join_three(homes: Homes) -> tuple[Home, list[Home]]:
+    """Start three members and return the leader and the others."""
+    await homes.grow("a", "b", "c")
+    leader = await homes.leader()
+    return leader, [home for home in homes.all.values() if home is not leader]
+
+
+async def call(home: Home, method: Call[RequestT, ReplyT], request: RequestT) -> ReplyT:
+    connection = await home.dial()
+    try:
+        return await connection.call(method, request)
+    finally:
+        await connection.close()
+
+
+def member_ids(status: store.RaftStatus) -> set[str]:
+    return {member.node_id for member in status.members}
+
+
+def test_a_member_leaves_and_the_rest_go_on(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (leaving, other) = await join_three(homes)
+        await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId(leaving.name)))
+        await homes.until(other, lambda status: member_ids(status) == {leader.name, other.name})
+        await leaving.kill()
+        assert (await leader.client().propose([node("x")])).version == 1
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_removal_that_would_lose_the_quorum_is_refused(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (dead, other) = await join_three(homes)
+        await dead.kill()
+        await homes.until(leader, lambda _: True)
+        async with asyncio.timeout(10):
+            while leader.app._member.reachable(NodeId(dead.name)):  # type: ignore[union-attr]
+                await leader.app._driver.turned.wait()  # type: ignore[union-attr]
+        with pytest.raises(Unavailable, match="majority"):
+            await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId(other.name)))
+        await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId(dead.name)))
+        assert member_ids(await leader.status()) == {leader.name, other.name}
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_leader_that_shall_leave_hands_over_and_names_its_successor(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, _ = await join_three(homes)
+        request = store.LeaveRequest(node_id=NodeId(leader.name))
+        with pytest.raises(Unavailable) as handed_over:
+            await call(leader, store.LEAVE, request)
+        successor = homes.all[handed_over.value.details.leader]
+        await homes.until(successor, lambda status: status.ready)
+        await call(successor, store.LEAVE, request)
+        await homes.until(successor, lambda status: leader.name not in member_ids(status))
+
+    run_homes(tmp_path, scenario)
+
+
+def test_the_last_member_cannot_leave(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        await homes.grow("a")
+        leader = await homes.leader()
+        with pytest.raises(FailedPrecondition, match="last"):
+            await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId("a")))
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_removed_member_can_come_back_with_an_empty_directory(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (leaving, _) = await join_three(homes)
+        await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId(leaving.name)))
+        await leaving.kill()
+        shutil.rmtree(leaving.directory / "raft")
+        leaving.known = tuple(home.peer for home in homes.all.values() if home is not leaving)
+        await leaving.start()
+        await homes.until(leaving, lambda status: leaving.name in member_ids(status))
+        await versions_equal(homes, "a", "b", "c")
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_member_that_lost_its_directory_joins_anew_under_its_old_name(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (wiped, _) = await join_three(homes)
+        await leader.client().propose([node("x")])
+        await wiped.kill()
+        shutil.rmtree(wiped.directory / "raft")
+        wiped.known = tuple(home.peer for home in homes.all.values() if home is not wiped)
+        await wiped.start()
+        await homes.until(wiped, lambda status: status.state == "follower" and status.version == 1)
+        await versions_equal(homes, "a", "b", "c")
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_new_address_is_taken_over_in_place(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (moving, _) = await join_three(homes)
+        await moving.kill()
+        moving.port += 7
+        await moving.start()
+        moved = str(moving.port + 2)
+        await homes.until(leader, lambda status: any(m.raft_addr.endswith(f":{moved}") for m in status.members))
+        assert len((await leader.status()).members) == 3
+        await leader.client().propose([node("x")])
+        await versions_equal(homes, "a", "b", "c")
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_survivor_makes_a_new_cluster_with_everything_in_it_and_only_once(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (survivor, other) = await join_three(homes)
+        await leader.client().propose([node("x")])
+        await versions_equal(homes, "a", "b", "c")
+        for home in homes.all.values():
+            await home.kill()
+        await survivor.start(force_new_cluster=True)
+        await homes.until(survivor, lambda status: status.ready and member_ids(status) == {survivor.name})
+        assert await survivor.client().barrier() == 1
+        shutil.rmtree(other.directory / "raft")
+        other.known = (survivor.peer,)
+        await other.start()
+        await homes.until(other, lambda status: other.name in member_ids(status))
+        await survivor.kill()
+        await survivor.start(force_new_cluster=True)
+        await homes.until(survivor, lambda status: status.leader is not None)
+        assert member_ids(await survivor.status()) == {survivor.name, other.name}
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_joiner_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        await homes.grow("a")
+        leader = await homes.leader()
+        connection = await leader.dial()
+        caller = Caller(node_id="x", role=MANAGER, cluster_id=CLUSTER)
+        request = store.JoinRequest(raft_addr="x:9", remote_addr="x:7", certificate=b"x", incarnation="1")
+        with pytest.raises(FailedPrecondition, match="could not connect to prospective new cluster member"):
+            await connection.call(store.JOIN, request, meta=Meta(caller=caller))
+        await connection.close()
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_replica_follows_through_the_restart_of_its_raft_process(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        await homes.grow("a")
+        home = await homes.leader()
+        await home.client().propose([node("one")])
+        replica = home.replica()
+        home.clients.clear()
+        following = asyncio.ensure_future(replica.run())
+        async with asyncio.timeout(10):
+            await replica.wait_version(1)
+        await home.kill()
+        await home.start()
+        replica._line._dial = home.dial
+        await homes.leader()
+        await home.client().propose([node("two")])
+        async with asyncio.timeout(10):
+            await replica.wait_version(2)
+        assert set(replica.state.nodes) == {"one", "two"}
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await replica.close()
+
+    run_homes(tmp_path, scenario)
+
+
+def test_an_oversized_transaction_is_refused_with_its_size(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        await homes.grow("a")
+        leader = await homes.leader()
+        with pytest.raises(InvalidArgument, match="more than 1572864 bytes"):
+            await leader.client().propose([create(Node(id=NodeId("big"), remote_addr="x" * 1_600_000))])
 
     run_homes(tmp_path, scenario)
