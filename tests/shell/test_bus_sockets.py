@@ -31,7 +31,7 @@ from services.kit.errors import (
 from services.kit.runtime.clock import SystemClock
 from services.kit.wire import frames
 from services.kit.wire.codec import encode, encode_frame
-from tests.support.buses import COUNT, ECHO, SLOW, Answers, Word, line
+from tests.support.buses import COUNT, ECHO, SLOW, TELL, Answers, Word, line
 from tests.support.pki import Authority
 from tests.support.running import eventually, open_descriptors, run_async
 
@@ -297,6 +297,28 @@ def test_a_peer_that_vanishes_is_noticed_at_once_and_its_calls_are_cancelled() -
             peer.close()
             await eventually(lambda: answers.cancelled == 1, 2)
             await eventually(lambda: not (listener._peers or listener._ends or listener._by_descriptor), 2)
+
+    run_async(check())
+
+
+def test_what_a_peer_said_is_heard_even_when_its_end_is_noticed_first() -> None:
+    async def check() -> None:
+        async with listening() as (authority, manager, listener, answers):
+            peer = RawPeer(manager, authority.worker(), listener.endpoint)
+            peer.socket.send(peer.hello)
+            await peer.read()
+            for number in range(500):
+                peer.socket.send(encode_frame(frames.CastFrame(TELL.name, b"", encode(Word(number=number)))))
+            peer.socket.setsockopt(zmq.LINGER, 5000)
+            peer.socket.disable_monitor()
+            peer.monitor.close(0)
+            peer.socket.close()
+            peer.context.term()
+            assert listener._monitor._socket.poll(5000), "both the casts and the end wait to be read"
+            listener._monitor._drained.look_again()  # our own look has swallowed the edge
+            await eventually(lambda: not listener._ends)
+            assert answers.told == list(range(500))
+            assert not listener._peers
 
     run_async(check())
 
