@@ -73,6 +73,8 @@ class SwarmNode:
         self.remote_api = remote_api
         self.control_socket = str(state_dir / "control.sock")
         self.lines: list[str] = []
+        self.was_cut = False
+        """True once a process was killed: its data plane may live on for a while, to be adopted."""
         self._options = options
         self._process: subprocess.Popen[str] | None = None
         self._pump: threading.Thread | None = None
@@ -150,7 +152,8 @@ class SwarmNode:
 
     def kill(self) -> None:
         """Kill every process of the node at once, tasks included, as a power cut does."""
-        pids = [pid for pid in processes_of(self.state_dir) if pid != os.getpid()]
+        self.was_cut = True
+        pids = processes_of(self.state_dir)
         for pid in pids:
             send(pid, signal.SIGSTOP)
         for pid in [*pids, *processes_of(self.state_dir)]:
@@ -159,6 +162,7 @@ class SwarmNode:
 
     def kill_process(self, process: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Kill one process of the node by its pid; returns the pid."""
+        self.was_cut = True
         pid = self.status().pid_of(process)
         os.kill(pid, number)
         if process == "supervisor":
@@ -179,6 +183,11 @@ class SwarmNode:
     def client(self) -> BlockingClient:
         """Return a client of this node's control socket; close it."""
         return BlockingClient(self.control_socket)
+
+    def left_behind(self) -> list[str]:
+        """Return the node's processes other than tasks and what holds them."""
+        commands = [command_of(pid) for pid in processes_of(self.state_dir)]
+        return [command for command in commands if "services." in command and "taskd" not in command]
 
     def log_end(self) -> str:
         """Return the last lines of the log."""
@@ -255,14 +264,11 @@ class Swarm:
         return found[0]
 
     def close(self) -> None:
-        """Stop everything. Tasks that still run (they outlive a node's processes) are killed; anything else left is a failure."""
+        """Stop everything and kill what outlives a node by design; a process left by a node that stopped politely is a failure."""
         for node in reversed(self.nodes.values()):
             node.end()
-        left = []
+        left = [line for node in self.nodes.values() if not node.was_cut for line in node.left_behind()]
         for pid in processes_of(self._directory):
-            command = command_of(pid)
-            if "services." in command and "taskd" not in command:
-                left.append(command)
             send(pid, signal.SIGKILL)
         wait_until(lambda: not processes_of(self._directory), "all processes are gone", GONE_S)
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -67,14 +67,18 @@ class Worker:
         self._secrets: dict[str, Secret] = {}
         self._configs: dict[str, Config] = {}
         self._follows: int | None = None
-        self.complete = False
-        """True from the first full set on: then a task that is not here is not ours."""
+        self._complete = False
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._tasks
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    @property
+    def complete(self) -> bool:
+        """True from the first full set on: then a task that is not here is not ours."""
+        return self._complete
 
     def apply(self, message: Assignments) -> list[WorkerAction]:
         """Take over a message; the actions are ordered: removals, then additions and changes as they came."""
@@ -93,7 +97,7 @@ class Worker:
         self._take_dependencies(message)
         actions = self._take_tasks(message)
         self._follows = message.results_in
-        self.complete = self.complete or message.full
+        self._complete = self._complete or message.full
         used = {_spec_of(task) for task in self._tasks.values()}
         for unused in self._specs.keys() - used:
             del self._specs[unused]

@@ -68,7 +68,6 @@ ACK = Call(
 )
 
 
-
 class TaskTraffic(Value, frozen=True, kw_only=True):
     """What one gateway carried to and from one task."""
 

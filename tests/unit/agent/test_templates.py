@@ -1,0 +1,113 @@
+"""Templates in specs: what is filled in, what is refused, and how ports get their numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.agent.core.bundle import NodeFacts, make_bundle
+from services.agent.core.ports import fill_ports, marked_ports
+from services.agent.core.templates import Scope, TemplateError, render
+from services.kit.model.specs import ContainerSpec, EndpointSpec, Mount, Platform, PortConfig
+from services.kit.model.states import MountType, PublishMode
+from tests.support.agents import NODE, make_spec, make_task, task_id
+
+SCOPE = Scope(
+    task_id="t1",
+    task_name="web.3.t1",
+    task_slot="3",
+    service_id="s1",
+    service_name="web",
+    service_labels={"tier": "front", "a.b": "dotted"},
+    node_id="n1",
+    node_hostname="host-1",
+    node_platform=Platform(architecture="x86_64", os="linux"),
+    port_names=frozenset({"api"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("a}}b{c", "a}}b{c"),
+        ("{{.Task.ID}}", "t1"),
+        ("x={{ .Task.Slot }};", "x=3;"),
+        ("{{.Task.Name}}/{{.Service.ID}}/{{.Service.Name}}", "web.3.t1/s1/web"),
+        (
+            "{{.Node.ID}} {{.Node.Hostname}} {{.Node.Platform.Architecture}}-{{.Node.Platform.OS}}",
+            "n1 host-1 x86_64-linux",
+        ),
+        ('{{index .Service.Labels "tier"}}', "front"),
+        ('{{index .Service.Labels "a.b"}}', "dotted"),
+        ('{{index .Service.Labels "missing"}}', ""),
+        ("{{.Service.Labels.tier}}", "front"),
+        ("{{.Service.Labels.missing}}", ""),
+        ('{{"{{"}}', "{{"),
+        ("{{`}}`}}", "}}"),
+        ('{{"a\\"}}b"}}', 'a"}}b'),
+        ("a {{- .Task.Slot -}} b", "a3b"),
+        ("{{/* nothing */}}x", "x"),
+        ("{{.Task.Port}}", "\0port:\0"),
+        ('{{.Task.Port "api"}}', "\0port:api\0"),
+    ],
+)
+def test_what_is_filled_in(text: str, expected: str) -> None:
+    assert render(text, SCOPE) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{{.Task.Nonsense}}", "there is no field .Task.Nonsense"),
+        ("{{.Task}}", "there is no field .Task"),
+        ("{{.Task.ID", "not closed"),
+        ('{{"open}}', "not closed"),
+        ("{{}}", "cannot read {{}}"),
+        ("{{if .Task.ID}}x{{end}}", "cannot read"),
+        ("{{.Task.ID | printf}}", "cannot read"),
+        ('{{index .Node.Labels "x"}}', "cannot read"),
+        ('{{.Task.Port "nope"}}', "publishes no port named 'nope'"),
+        ('{{"\\q"}}', "cannot read the text"),
+    ],
+)
+def test_what_is_refused_and_why(text: str, reason: str) -> None:
+    with pytest.raises(TemplateError) as refused:
+        render(text, SCOPE)
+    assert reason in str(refused.value)
+    assert repr(text) in str(refused.value)
+
+
+def test_every_field_that_may_hold_templates_is_filled_in() -> None:
+    ports = (
+        PortConfig(target_port=80, published_port=8080),
+        PortConfig(name="own", target_port=90, published_port=9090, publish_mode=PublishMode.HOST),
+    )
+    container = ContainerSpec(
+        command=("run", "{{.Task.Slot}}"),
+        args=("--port", "{{.Task.Port}}"),
+        env=("NAME={{.Service.Name}}", 'OWN={{.Task.Port "own"}}'),
+        hostname="{{.Node.Hostname}}-{{.Task.Slot}}",
+        mounts=(
+            Mount(
+                type=MountType.VOLUME,
+                source="data-{{.Task.Slot}}",
+                target="/data/{{.Task.ID}}",
+                labels={"s": "{{.Service.Name}}"},
+                volume_driver_options={"o": "{{.Task.Port}}"},
+            ),
+        ),
+    )
+    spec = make_spec(container=container, endpoint=EndpointSpec(ports=ports))
+    node = NodeFacts(id=NODE, hostname="host", platform=Platform())
+    bundle = make_bundle(make_task(5), spec, node)
+    assert bundle.name == f"web.5.{task_id(5)}"
+    assert [(need.target_port, need.fixed_port) for need in bundle.ports] == [(80, 0), (90, 9090)]
+    assert marked_ports(bundle.container) == {"", "own"}
+    filled = fill_ports(bundle.container, {"": 20001, "own": 9090})
+    assert filled.command == ("run", "5")
+    assert filled.args == ("--port", "20001")
+    assert filled.env == ("NAME=web", "OWN=9090")
+    assert filled.hostname == "host-5"
+    mount = filled.mounts[0]
+    assert (mount.source, mount.target, mount.labels) == ("data-5", f"/data/{task_id(5)}", {"s": "web"})
+    assert mount.volume_driver_options == {"o": "20001"}

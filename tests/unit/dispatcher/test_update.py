@@ -1,0 +1,232 @@
+"""Updates: how a change of the spec rolls over the slots, and what happens when it fails."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from services.dispatcher.core.control.services import update_service
+from services.kit.messages.control import UpdateServiceRequest
+from services.kit.model.objects import Task
+from services.kit.model.specs import Placement, UpdateConfig
+from services.kit.model.states import FailureAction, TaskState, UpdateOrder, UpdateState
+from tests.support.convergence import Swarm
+
+_replace = msgspec.structs.replace
+
+
+def swarm_with(replicas: int = 4, nodes: int = 2) -> Swarm:
+    swarm = Swarm(nodes)
+    swarm.create_service(replicas=replicas)
+    swarm.settle()
+    return swarm
+
+
+def state_of(swarm: Swarm) -> UpdateState | None:
+    status = swarm.service().update_status
+    return None if status is None else status.state
+
+
+def failing(image: str, swarm: Swarm):  # type: ignore[no-untyped-def]
+    """Tasks of this image fail when they start."""
+
+    def behave(task: Task) -> TaskState | None:
+        return TaskState.FAILED if swarm.images([task]) == [image] else None
+
+    return behave
+
+
+@pytest.mark.parametrize("parallelism", [1, 2, 0])
+def test_slots_roll_over_so_many_at_a_time(parallelism: int) -> None:
+    swarm = swarm_with()
+    fewest = [4]
+    swarm.on_events.append(lambda events: fewest.append(len(swarm.running())))
+    swarm.set_image("web", "v2", UpdateConfig(parallelism=parallelism))
+    swarm.settle()
+    assert swarm.images(swarm.running()) == ["v2"] * 4
+    assert state_of(swarm) is UpdateState.UPDATING, "it is watched for a while"
+    swarm.pass_time(5.1)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert min(fewest) >= 4 - (parallelism or 4)
+    assert [task.slot for task in swarm.running()] == [1, 2, 3, 4]
+
+
+def test_the_delay_lies_between_one_slot_and_the_next() -> None:
+    swarm = swarm_with(3)
+    swarm.set_image("web", "v2", UpdateConfig(delay_s=10))
+    swarm.settle()
+    assert swarm.images(swarm.running()).count("v2") == 1
+    swarm.pass_time(9)
+    assert swarm.images(swarm.running()).count("v2") == 1
+    swarm.pass_time(2)
+    assert swarm.images(swarm.running()).count("v2") == 2
+
+
+def test_stop_first_starts_the_new_task_only_when_the_old_one_stopped() -> None:
+    swarm = swarm_with(1, nodes=1)
+    swarm.set_image("web", "v2")
+    swarm.settle(agents=False)
+    old, new = swarm.tasks()
+    assert (old.desired_state, new.desired_state) == (TaskState.SHUTDOWN, TaskState.READY)
+    swarm.end_task(old, TaskState.SHUTDOWN)
+    swarm.settle(agents=False)
+    assert swarm.tasks()[-1].desired_state is TaskState.RUNNING
+
+
+def test_start_first_stops_the_old_task_only_when_the_new_one_runs() -> None:
+    swarm = swarm_with(3)
+    fewest: list[int] = []
+    swarm.on_events.append(lambda events: fewest.append(len({task.slot for task in swarm.running()})))
+    swarm.set_image("web", "v2", UpdateConfig(order=UpdateOrder.START_FIRST, parallelism=2))
+    swarm.pass_time(20)
+    assert min(fewest) == 3, "a slot was empty for a while"
+    assert swarm.images(swarm.running()) == ["v2"] * 3
+    assert state_of(swarm) is UpdateState.COMPLETED
+
+
+def test_a_change_of_scale_or_labels_restarts_nothing() -> None:
+    swarm = swarm_with(2)
+    before = {task.id for task in swarm.running()}
+    spec = swarm.service().spec
+    swarm.update_service("web", _replace(spec, annotations=_replace(spec.annotations, labels={"a": "b"})))
+    swarm.scale("web", 3)
+    swarm.pass_time(60)
+    assert before < {task.id for task in swarm.running()}
+
+
+def test_a_change_of_placement_restarts_only_tasks_whose_node_does_not_fit() -> None:
+    swarm = swarm_with(2)
+    stays = next(task for task in swarm.running() if task.node_id == "n1")
+    spec = swarm.service().spec
+    placement = Placement(constraints=("node.hostname==n1",))
+    swarm.update_service("web", _replace(spec, task=_replace(spec.task, placement=placement)))
+    swarm.pass_time(60)
+    assert {task.node_id for task in swarm.running()} == {"n1"}
+    assert stays.id in {task.id for task in swarm.running()}
+    assert len(swarm.running()) == 2
+
+
+def test_new_credentials_restart_nothing_that_runs() -> None:
+    swarm = swarm_with(2)
+    before = {task.id for task in swarm.running()}
+    spec = swarm.service().spec
+    container = _replace(spec.task.container, registry_auth="secret")
+    swarm.update_service("web", _replace(spec, task=_replace(spec.task, container=container)))
+    swarm.pass_time(60)
+    assert {task.id for task in swarm.running()} == before
+
+
+def test_a_failing_update_pauses_after_the_first_failure_and_stays_paused() -> None:
+    swarm = swarm_with(4)
+    swarm.behaviour = failing("v2", swarm)
+    swarm.set_image("web", "v2")
+    swarm.pass_time(200)
+    assert state_of(swarm) is UpdateState.PAUSED
+    assert swarm.images(swarm.running()) == ["v1"] * 3
+    status = swarm.service().update_status
+    assert status is not None
+    assert status.message.startswith("update paused due to failure or early termination of task ")
+    swarm.become_leader()
+    swarm.pass_time(200)
+    assert state_of(swarm) is UpdateState.PAUSED
+    assert swarm.images(swarm.running()) == ["v1"] * 3
+
+
+def test_continue_goes_through_all_slots_whatever_fails() -> None:
+    swarm = swarm_with(3)
+    broken = {"first"}
+
+    def behave(task: Task) -> TaskState | None:
+        if swarm.images([task]) == ["v2"] and broken:
+            broken.clear()
+            return TaskState.FAILED
+        return None
+
+    swarm.behaviour = behave
+    swarm.set_image("web", "v2", UpdateConfig(failure_action=FailureAction.CONTINUE))
+    swarm.pass_time(60)
+    assert swarm.images(swarm.running()) == ["v2"] * 3
+    assert state_of(swarm) is UpdateState.COMPLETED
+
+
+def test_a_failing_update_rolls_back_exactly_what_it_changed() -> None:
+    swarm = swarm_with(4)
+    before = {task.slot: task.id for task in swarm.running()}
+    swarm.behaviour = failing("v2", swarm)
+    swarm.set_image("web", "v2", UpdateConfig(failure_action=FailureAction.ROLLBACK))
+    swarm.pass_time(60)
+    assert state_of(swarm) is UpdateState.ROLLBACK_COMPLETED
+    assert swarm.images(swarm.running()) == ["v1"] * 4
+    kept = [slot for slot, task_id in before.items() if task_id in {task.id for task in swarm.running()}]
+    assert kept == [2, 3, 4]
+    assert swarm.service().spec_version == 1
+    assert swarm.service().previous_spec is None
+
+
+def test_a_rollback_that_fails_is_paused_and_stays_so() -> None:
+    swarm = swarm_with(2)
+    swarm.behaviour = lambda task: TaskState.FAILED
+    swarm.set_image("web", "v2", UpdateConfig(failure_action=FailureAction.ROLLBACK))
+    swarm.pass_time(600)
+    assert state_of(swarm) is UpdateState.ROLLBACK_PAUSED
+
+
+def test_the_failure_ratio_is_tolerated_up_to_its_value() -> None:
+    swarm = swarm_with(4)
+    broken = {1}
+
+    def behave(task: Task) -> TaskState | None:
+        if task.slot in broken and swarm.images([task]) == ["v2"]:
+            broken.discard(task.slot)
+            return TaskState.FAILED
+        return None
+
+    swarm.behaviour = behave
+    swarm.set_image("web", "v2", UpdateConfig(max_failure_ratio=0.25))
+    swarm.pass_time(60)
+    assert state_of(swarm) is UpdateState.COMPLETED
+
+
+def test_a_manual_rollback_swaps_the_specs_and_rolls_back() -> None:
+    swarm = swarm_with(2)
+    swarm.set_image("web", "v2")
+    swarm.pass_time(60)
+    service = swarm.service()
+    request = UpdateServiceRequest(service_id=service.id, version=service.meta.version, rollback=True)
+    swarm.write(*update_service(swarm.state, request, swarm.now).ops)
+    swarm.pass_time(60)
+    assert state_of(swarm) is UpdateState.ROLLBACK_COMPLETED
+    assert swarm.images(swarm.running()) == ["v1"] * 2
+    previous = swarm.service().previous_spec
+    assert previous is not None
+    assert previous.task.container.image == "v2"
+
+
+def test_a_second_update_overtakes_the_first() -> None:
+    swarm = swarm_with(4)
+    swarm.set_image("web", "v2", UpdateConfig(delay_s=100))
+    swarm.pass_time(50)
+    swarm.set_image("web", "v3", UpdateConfig())
+    swarm.pass_time(60)
+    assert swarm.images(swarm.running()) == ["v3"] * 4
+
+
+def test_an_update_goes_on_under_a_new_leader() -> None:
+    swarm = swarm_with(4)
+    swarm.set_image("web", "v2", UpdateConfig(delay_s=10))
+    for _ in range(6):
+        swarm.pass_time(9)
+        swarm.become_leader()
+    swarm.pass_time(60)
+    assert swarm.images(swarm.running()) == ["v2"] * 4
+    assert state_of(swarm) is UpdateState.COMPLETED
+
+
+def test_templates_that_nobody_uses_are_deleted_once_the_history_forgets_them() -> None:
+    swarm = Swarm(1, history=1)
+    swarm.create_service(replicas=2)
+    swarm.settle()
+    for image in ("v2", "v3"):
+        swarm.set_image("web", image)
+        swarm.pass_time(30)
+    assert set(swarm.state.specs_of(swarm.service().id)) == {3}
