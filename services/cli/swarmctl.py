@@ -155,3 +155,7 @@ def _help() -> str:
 def _group_help(group: Group, commands: tuple[Command, ...]) -> str:
     verbs = "\n".join(f"  {', '.join((c.name, *c.aliases)):<14} {c.summary}" for c in commands)
     return f"usage: swarmctl {group.name} VERB [flags] …\n\n{group.name}: {group.summary}.\n\nverbs:\n{verbs}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
