@@ -27,7 +27,6 @@ from services.kit.runtime.files import make_directory, write_atomic
 ROOTS_FILE = "swarm-root-ca.crt"
 CERTIFICATE_FILE = "swarm-node.crt"
 KEY_FILE = "swarm-node.key"
-KEY_BYTES = 32
 CHAIN_LENGTH_MAX = 4
 CERTIFICATES_MAX = 8
 """More certificates in one PEM than this are refused."""
@@ -130,6 +129,15 @@ class Identity:
             raise PermissionDenied(f"{caller.node_id} belongs to another cluster")
         return caller
 
+    @staticmethod
+    def key_in(certificate: bytes) -> bytes:
+        """Return the raw X25519 key of another node's PEM certificate, unchecked; raises Unauthenticated."""
+        leaf = _read_peer(certificate)[0]
+        try:
+            return _public_key(leaf)
+        except _UNREADABLE as error:
+            raise Unauthenticated(f"the certificate cannot be read: {error}") from None
+
     def _take(self, certificate: bytes) -> None:
         try:
             mine = _verify(_read_peer(certificate), self._roots)
@@ -183,15 +191,6 @@ def save_node(directory: Path, key: NodeKey, certificate: bytes) -> None:
     )
     write_atomic(directory / KEY_FILE, secret, mode=_SECRET_MODE)
     _move_into_place(temporary, directory / CERTIFICATE_FILE)
-
-
-def certificate_key(certificate: bytes) -> bytes:
-    """Return the raw X25519 key of a PEM certificate, unchecked; raises Unauthenticated."""
-    leaf = _read_peer(certificate)[0]
-    try:
-        return _public_key(leaf)
-    except _UNREADABLE as error:
-        raise Unauthenticated(f"the certificate cannot be read: {error}") from None
 
 
 def _move_into_place(temporary: Path, final: Path) -> None:

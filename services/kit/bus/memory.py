@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,7 +19,6 @@ from services.kit.bus.answered import Answered, drain, is_anonymous
 from services.kit.bus.api import Address, Caller, Handlers, Limits, LocalAddress
 from services.kit.bus.channel import Channel
 from services.kit.bus.dialled import Dialled
-from services.kit.bus.identity import Identity
 from services.kit.bus.ports import format_address
 from services.kit.bus.rpc import Table
 from services.kit.errors import (
@@ -31,6 +31,9 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.kit.messages.method import MANAGER
+
+if TYPE_CHECKING:
+    from services.kit.bus.identity import Identity
 
 PIPE_FRAMES_MAX = 1000
 FIRST_PORT = 20_000

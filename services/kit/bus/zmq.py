@@ -10,13 +10,13 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import zmq
 
 from services.kit.bus import zmq_door
 from services.kit.bus.api import Address, Caller, Handlers, Limits, LocalAddress
 from services.kit.bus.dialled import Dialled
-from services.kit.bus.identity import Identity, certificate_key
 from services.kit.bus.ports import format_address
 from services.kit.bus.rpc import Table
 from services.kit.bus.zmq_desk import Desk, LocalDesk, RemoteDesk
@@ -29,6 +29,9 @@ from services.kit.errors import DeadlineExceeded, FailedPrecondition, Permission
 from services.kit.messages.method import MANAGER
 from services.kit.runtime.clock import Clock
 from services.kit.wire import frames
+
+if TYPE_CHECKING:  # local sockets need no certificates, and reading them needs a large library
+    from services.kit.bus.identity import Identity
 
 RESOLVE_TIMEOUT_S = 5.0
 _BACKLOG = 4096
@@ -198,7 +201,7 @@ class ZmqBus:
                 )
             ]
         identity = self.identity
-        server_key = certificate_key(address.certificate)
+        server_key = identity.key_in(address.certificate)
         self._check_manager(identity, address.certificate, server_key)
         curve = Curve(secret=identity.key.secret, public=identity.key.public, server=server_key)
         numbers = await _resolve(address.host, address.port, timeout_s)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from services.kit.bus.api import Caller
-from services.kit.bus.identity import KEY_BYTES, Identity
 from services.kit.errors import Unauthenticated
 from services.kit.runtime.clock import Clock
 from services.kit.wire import frames
 
+if TYPE_CHECKING:
+    from services.kit.bus.identity import Identity
+
+CURVE_KEY_BYTES = 32
 _UID = "uid:"
 _MAPPED = "::ffff:"
 
@@ -60,7 +63,7 @@ class RemoteDesk:
 
     def judge(self, address: str, mechanism: bytes, credentials: list[bytes]) -> str:
         """Let in every proven key that is not revoked."""
-        if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != KEY_BYTES:
+        if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != CURVE_KEY_BYTES:
             return ""
         user_id = credentials[0].hex()
         return "" if user_id in self._revoked else user_id

@@ -7,12 +7,11 @@ event name; what varies goes into fields. Secrets, keys and tokens are never fie
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
 if TYPE_CHECKING:
-    from loguru import Record
+    from loguru import Logger, Record
 
 LEVELS = {
     "debug": "DEBUG",
@@ -25,8 +24,17 @@ LEVELS = {
 Field = str | int | float | bool | None
 
 
+@cache
+def _logger() -> Logger:
+    """Return loguru's logger, loaded with the first line or by ``set_up``: commands that log nothing start faster."""
+    from loguru import logger  # noqa: PLC0415
+
+    return logger
+
+
 def set_up(process: str, level: str) -> None:
     """Write lines of this level and above to standard error, marked with the process."""
+    logger = _logger()
     logger.remove()
     logger.configure(extra={"process": process, "node": "-"})
     logger.add(sys.stderr, level=LEVELS[level], format=_line, backtrace=False, diagnose=False)
@@ -34,6 +42,7 @@ def set_up(process: str, level: str) -> None:
 
 def set_node(node_id: str) -> None:
     """Mark the following lines with the node."""
+    logger = _logger()
     extra = {**logger._core.extra, "node": node_id}  # type: ignore[attr-defined]
     logger.configure(extra=extra)
 
@@ -63,11 +72,11 @@ class Log:
 
     def crash(self, event: str, error: BaseException, **fields: Field) -> None:
         """Report the end of something by a bug, with its traceback."""
-        bound = logger.bind(part=self._part, fields={**self._fields, **fields}).opt(exception=error)
+        bound = _logger().bind(part=self._part, fields={**self._fields, **fields}).opt(exception=error)
         bound.log("CRITICAL", event)
 
     def _write(self, level: str, event: str, fields: dict[str, Field]) -> None:
-        logger.bind(part=self._part, fields={**self._fields, **fields}).log(level, event)
+        _logger().bind(part=self._part, fields={**self._fields, **fields}).log(level, event)
 
 
 def _line(record: Record) -> str:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from services.kit.bus import identity
 from services.kit.bus.api import Caller
-from services.kit.bus.identity import Identity, NodeKey, certificate_key, load_identity, new_key, save_node, save_roots
+from services.kit.bus.identity import Identity, NodeKey, load_identity, new_key, save_node, save_roots
 from services.kit.errors import DataLoss, NotFound, PermissionDenied, SwarmError, Unauthenticated
 from services.kit.messages.method import MANAGER, WORKER
 from services.kit.runtime.clock import SystemClock
@@ -51,7 +51,7 @@ def test_a_good_certificate_names_its_bearer(authority: Authority, me: Identity)
     expected = Caller(node_id="w1", role=WORKER, cluster_id=CLUSTER, public_key=key.public)
     assert me.check(certificate, key.public, now=NOW) == expected
     assert me.check(certificate, key.public, now=NOW) == expected, "from memory this time"
-    assert certificate_key(certificate) == key.public
+    assert Identity.key_in(certificate) == key.public
 
 
 def test_time_is_looked_at_on_every_check_not_only_on_the_first(authority: Authority, me: Identity) -> None:
@@ -140,7 +140,7 @@ def test_a_certificate_that_leaves_out_a_name_is_refused(
 def test_junk_is_refused(junk: bytes, me: Identity) -> None:
     assert isinstance(refusal(me, junk, me.public_key), Unauthenticated)
     with pytest.raises(Unauthenticated):
-        certificate_key(junk)
+        Identity.key_in(junk)
 
 
 def test_mutated_certificates_raise_nothing_but_a_refusal(authority: Authority, me: Identity) -> None:
@@ -163,7 +163,7 @@ def test_mutated_certificates_raise_nothing_but_a_refusal(authority: Authority, 
 def test_a_certificate_for_another_kind_of_key_is_refused(me: Identity) -> None:
     assert isinstance(refusal(me, me.roots, me.public_key), Unauthenticated)
     with pytest.raises(Unauthenticated, match="another kind"):
-        certificate_key(me.roots)
+        Identity.key_in(me.roots)
 
 
 def test_an_own_certificate_that_does_not_fit_is_refused_at_once(authority: Authority) -> None:
