@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from services.kit.model.objects import ManagerPeer, TaskStatus
 from services.kit.model.specs import EndpointSpec, PortConfig, Replicated, ServiceSpec
 from services.kit.model.states import LogStream, NodeState, TaskState
 from tests.support.convergence import a_service_spec
-from tests.support.dispatching import House, house
+from tests.support.dispatching import house, wait_for_leader
 from tests.support.running import eventually, run_async
 
 _replace = msgspec.structs.replace
@@ -37,21 +36,6 @@ def published(name: str = "web", replicas: int = 3, port: int = 8080) -> Service
 
 def scaled(replicas: int) -> Callable[[ServiceSpec], ServiceSpec]:
     return lambda spec: _replace(spec, mode=Replicated(replicas=replicas))
-
-
-async def wait_for_leader(swarm: House) -> None:
-    async def leads() -> bool:
-        try:
-            await swarm.call(control.LIST_SERVICES, control.ListRequest())
-        except Unavailable:
-            return False
-        return True
-
-    for _ in range(1000):
-        if await leads():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("no term was opened")
 
 
 def test_a_service_runs_on_the_agents_and_its_port_leads_to_its_tasks(tmp_path: Path) -> None:

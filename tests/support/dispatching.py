@@ -15,6 +15,7 @@ from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.shell.app import DispatcherApp
 from services.kit.bus.api import Caller, Connection, LocalAddress, Meta
 from services.kit.bus.memory import MemoryBus, MemoryNetwork
+from services.kit.errors import Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages import control, logs, routes, session
 from services.kit.messages.method import Call
@@ -252,9 +253,9 @@ class House:
         """What the store says of a node."""
         return self.store.state.nodes[NodeId(name)].status.state
 
-    def watch_routes(self) -> Routes:
-        """Follow the route table."""
-        watcher = Routes()
+    def watch_routes(self, *, confirms: bool = True) -> Routes:
+        """Follow the route table, and confirm each epoch as a gateway does."""
+        watcher = Routes(confirms)
         self.tasks.spawn("routes", watcher.follow(self))
         return watcher
 
@@ -262,9 +263,10 @@ class House:
 class Routes:
     """A gateway's copy of the route table."""
 
-    def __init__(self) -> None:
+    def __init__(self, confirms: bool) -> None:
         self.routes: dict[str, routes.Route] = {}
         self.epoch = -1
+        self._confirms = confirms
 
     async def follow(self, house: House) -> None:
         """Take every change in."""
@@ -277,11 +279,35 @@ class Routes:
                 self.routes |= {f"{route.published_port}/{route.protocol}": route for route in table.routes}
                 for key in table.removed:
                     del self.routes[key]
+                if self._confirms:
+                    await self.confirm(house)
+
+    async def confirm(self, house: House, **connections: int) -> None:
+        """Tell the dispatcher that its newest table is acted on."""
+        ack = routes.AckRoutes(epoch=self.epoch, connections=connections)
+        await house.connection.call(routes.ACK, ack, meta=house.user)
 
     def backends(self, port: int) -> Sequence[routes.Backend]:
         """Backends of a TCP port that take connections."""
         route = self.routes.get(f"{port}/tcp")
         return () if route is None else [backend for backend in route.backends if not backend.draining]
+
+
+async def wait_for_leader(swarm: House) -> None:
+    """Return once the dispatcher has opened its term."""
+
+    async def leads() -> bool:
+        try:
+            await swarm.call(control.LIST_SERVICES, control.ListRequest())
+        except Unavailable:
+            return False
+        return True
+
+    for _ in range(1000):
+        if await leads():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("no term was opened")
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ them and are taken back with the last one. What must stay true: messages are num
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.kit.messages.session import AssignedTask, Assignments
 from services.kit.model.ids import ConfigId, NodeId, SecretId, ServiceId, TaskId
@@ -53,8 +53,10 @@ class _Uses:
 class AssignmentBook:
     """What a node was told, and what it has yet to be told."""
 
-    def __init__(self, node: NodeId, view: View) -> None:
+    def __init__(self, node: NodeId, view: View, shown: Callable[[Task], Task] = lambda task: task) -> None:
+        """``shown`` says what the node may see of a task now (see core/draining)."""
         self.node = node
+        self._shown = shown
         self._sent: dict[TaskId, _Sent] = {}
         self._changed: dict[TaskId, Task | None] = {}
         self._templates: Counter[tuple[ServiceId, int]] = Counter()
@@ -63,7 +65,7 @@ class AssignmentBook:
         self._number = 0
         for task in view.tasks_of_node(node).values():
             if task.status.state >= TaskState.ASSIGNED:
-                self._changed[task.id] = task
+                self._changed[task.id] = shown(task)
 
     @property
     def has_news(self) -> bool:
@@ -74,6 +76,7 @@ class AssignmentBook:
         """Take a change of a task; True when the node must hear of it."""
         old, new = event.old, event.new
         if isinstance(new, Task) and new.node_id == self.node and new.status.state >= TaskState.ASSIGNED:
+            new = self._shown(new)
             sent = self._sent.get(new.id)
             if new.id not in self._changed and sent is not None and not _differs(sent, new):
                 return False

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from services.kit.messages.routes import AckRoutes, Backend, Route, RouteTable
+from services.kit.messages.routes import Backend, Route, RouteTable
+from services.kit.model.constraints import parse_constraints, satisfies
 from services.kit.model.ids import NodeId, ServiceId
 from services.kit.model.objects import Cluster, Node, PortStatus, Service, Task
 from services.kit.model.specs import PortConfig
 from services.kit.model.states import PublishMode, TaskState
 from services.kit.state.state import Event
 from services.kit.state.view import View
+
+WEIGHT_MAX = 1000.0
 
 
 class RouteBook:
@@ -27,7 +30,6 @@ class RouteBook:
         self._stale: dict[ServiceId, None] = dict.fromkeys(view.services)
         self._look_at_cluster = True
         self.epoch = 0
-        self.acknowledged: dict[NodeId, int] = {}
         self.refresh(view)
 
     @property
@@ -44,9 +46,7 @@ class RouteBook:
         elif isinstance(thing, Service):
             self._stale[thing.id] = None
         elif isinstance(thing, Node):
-            if not isinstance(old, Node) or event.new is None or old.status.addr != thing.status.addr:
-                tasks = view.tasks_of_node(thing.id).values()
-                self._stale |= dict.fromkeys(t.service_id for t in tasks if t.service_id in self._of_service)
+            self._notice_node(view, event, thing)
         elif isinstance(thing, Cluster):
             self._look_at_cluster = True
 
@@ -79,9 +79,27 @@ class RouteBook:
         """Return the whole table at the current epoch."""
         return RouteTable(epoch=self.epoch, full=True, routes=tuple(self._routes.values()), revoked=self._revoked)
 
-    def acknowledge(self, node: NodeId, ack: AckRoutes) -> None:
-        """A gateway acts on an epoch now."""
-        self.acknowledged[node] = max(ack.epoch, self.acknowledged.get(node, 0))
+    def carries(self, task: Task) -> bool:
+        """Tell whether gateways may send connections to a task."""
+        return (
+            task.service_id in self._of_service and task.status.state is TaskState.RUNNING and bool(task.status.ports)
+        )
+
+    def drain_s(self, service_id: ServiceId) -> float:
+        """Return how long open connections of a service's tasks may take before a task is told to stop."""
+        keys = self._of_service.get(service_id, ())
+        return max((self._routes[key].ingress.drain_s for key in keys if key in self._routes), default=0.0)
+
+    def _notice_node(self, view: View, event: Event, node: Node) -> None:
+        """A node's address and weights are in the routes of its tasks; which nodes answer on a port may depend on any node."""
+        old = event.old if event.new is not None else None
+        if not isinstance(old, Node) or (old.status.addr, old.spec) != (node.status.addr, node.spec):
+            tasks = view.tasks_of_node(node.id).values()
+            self._stale |= dict.fromkeys(t.service_id for t in tasks if t.service_id in self._of_service)
+        if not isinstance(old, Node) or _constrained_part(old) != _constrained_part(node):
+            for service_id, keys in self._of_service.items():
+                if any(key in self._routes and self._routes[key].nodes is not None for key in keys):
+                    self._stale[service_id] = None
 
     def _is_held(self, key: str) -> bool:
         """Tell whether another service has taken a port over that this one gave up."""
@@ -112,8 +130,32 @@ def _routes_of(view: View, service: Service) -> Iterable[Route]:
             service_name=service.spec.annotations.name,
             published_port=port.published_port,
             protocol=port.protocol,
+            ingress=port.ingress,
+            nodes=_nodes(view, port),
             backends=tuple(_backends(view, port, tasks)),
         )
+
+
+def _nodes(view: View, port: PortConfig) -> tuple[NodeId, ...] | None:
+    """Return the nodes that answer on a port, None when all do."""
+    if not port.ingress.nodes:
+        return None
+    constraints = parse_constraints(port.ingress.nodes)
+    return tuple(sorted(node.id for node in view.nodes.values() if satisfies(node, constraints)))
+
+
+def _constrained_part(node: Node) -> object:
+    """Return what a constraint may ask of a node."""
+    return node.spec, node.role, node.description, node.status.addr
+
+
+def _weight(node: Node, label: str) -> float:
+    """Return the weight that a node's label gives its tasks; what is no positive number counts as 1."""
+    try:
+        weight = float(node.spec.annotations.labels.get(label, "1"))
+    except ValueError:
+        return 1.0
+    return weight if 0 < weight <= WEIGHT_MAX else 1.0
 
 
 def _backends(view: View, port: PortConfig, tasks: Sequence[Task]) -> Iterable[Backend]:
@@ -128,6 +170,7 @@ def _backends(view: View, port: PortConfig, tasks: Sequence[Task]) -> Iterable[B
             addr=reported.address or node.status.addr,
             port=reported.port,
             draining=task.desired_state > TaskState.COMPLETE,
+            weight=_weight(node, port.ingress.weight_label) if port.ingress.weight_label else 1.0,
         )
 
 

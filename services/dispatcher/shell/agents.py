@@ -27,6 +27,7 @@ from services.kit.model.objects import ManagerPeer, Node, Task
 from services.kit.model.states import NodeState
 from services.kit.state.state import Event
 from services.kit.state.tables import Table
+from services.kit.state.transaction import Action
 
 if TYPE_CHECKING:
     from services.dispatcher.shell.term import Term
@@ -123,7 +124,7 @@ class AgentLines:
         term, node = self._term, NodeId(caller.node_id)
         term.sessions.check_session(node, request.session_id)
         bell = self.bells.add()
-        book = AssignmentBook(node, term.state)
+        book = AssignmentBook(node, term.state, term.draining.shown)
         self._books.setdefault(node, {})[bell] = book
         try:
             while True:
@@ -156,6 +157,10 @@ class AgentLines:
                     line.bell.ring()
             elif event.table is Table.CLUSTER:
                 self.ring()
+
+    def released(self, task: Task) -> None:
+        """A task's node may hear now that it is unwanted."""
+        self._notice_task(Event(action=Action.UPDATE, table=Table.TASK, old=task, new=task))
 
     def ring(self) -> None:
         """Managers or roots may have changed."""

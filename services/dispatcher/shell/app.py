@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.core.leadership import Leadership
@@ -156,11 +157,12 @@ class DispatcherApp:
         return Empty()
 
     async def _watch_routes(self, context: Context, request: routes.WatchRoutes) -> AsyncIterator[routes.RouteTable]:
-        async for table in self._open_term().routes.watch():
-            yield table
+        async with aclosing(self._open_term().watch_routes(NodeId(context.caller.node_id))) as tables:
+            async for table in tables:
+                yield table
 
     async def _ack_routes(self, context: Context, request: routes.AckRoutes) -> Empty:
-        self._open_term().routes.book.acknowledge(NodeId(context.caller.node_id), request)
+        self._open_term().acknowledge(NodeId(context.caller.node_id), request)
         return Empty()
 
     async def _subscribe_logs(self, context: Context, request: logs.SubscribeLogs) -> AsyncIterator[logs.LogBatch]:

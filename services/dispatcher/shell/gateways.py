@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from services.dispatcher.core.routes import RouteBook
 from services.dispatcher.shell.bells import Bell, Bells
@@ -24,7 +24,7 @@ class RouteLines:
         self._flushed_at = float("-inf")
         self._queues: dict[Bell, deque[RouteTable]] = {}
 
-    async def watch(self) -> AsyncIterator[RouteTable]:
+    async def watch(self) -> AsyncGenerator[RouteTable, None]:
         """Yield the table and its changes until the term is over."""
         bell = self.bells.add()
         queue = self._queues[bell] = deque([self.book.full()])

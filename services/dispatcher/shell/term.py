@@ -7,11 +7,13 @@ loop. What must stay true: whatever is handed to agents and gateways was applied
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.core.desk import Flight
+from services.dispatcher.core.draining import Draining
 from services.dispatcher.core.leadership import Leadership
 from services.dispatcher.core.logs import LogBroker
 from services.dispatcher.core.loops import all_loops
@@ -26,10 +28,11 @@ from services.dispatcher.shell.log_lines import LogLines
 from services.dispatcher.shell.reads import Reads
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
+from services.kit.messages.routes import AckRoutes, RouteTable
 from services.kit.messages.session import StatusUpdate
 from services.kit.model.ids import NodeId, TaskId
-from services.kit.model.objects import Cluster
-from services.kit.model.states import NodeState
+from services.kit.model.objects import Cluster, Object, Task
+from services.kit.model.states import NodeState, TaskState
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.state.state import State
@@ -87,6 +90,10 @@ class Term:
         self.agents = AgentLines(self)
         self.routes = RouteLines(RouteBook(state), settings.routes_interval_s)
         self.logs = LogLines(self)
+        nodes = [node.id for node in state.nodes.values() if node.status.state is not NodeState.DOWN]
+        self.draining = Draining(nodes, self.clock.now())
+        for task in state.tasks.values():
+            self._hold_back(None, task)
         self._take_period(state.cluster)
 
     # -- life
@@ -126,10 +133,12 @@ class Term:
         for event in batch.events:
             if event.table is Table.TASK:
                 self._settle(self._task_waiters, self.statuses.stored(event))
+                self._hold_back(event.old, event.new)
             elif event.table is Table.NODE:
                 self._settle(self._node_waiters, self.presence.stored(event))
                 if event.new is None:
                     self.sessions.forget(NodeId(event.object.id))
+                    self.draining.forget(NodeId(event.object.id))
             elif event.table is Table.CLUSTER and isinstance(event.new, Cluster):
                 self._take_period(event.new)
             self.routes.book.notice(self.state, event)
@@ -181,6 +190,7 @@ class Term:
             now = self.clock.now()
             self._expire(now)
             self.routes.flush(self.state, loop.time())
+            self._release(now)
             due = self.planning.due()
             rest_s = last_pass + self._settings.pass_interval_s - loop.time() if self.planning.desk.flights else 0.0
             if due is not None and due <= now and rest_s <= 0:
@@ -199,6 +209,9 @@ class Term:
         expiry = self.sessions.deadline()
         if expiry is not None:
             waits.append(expiry - now)
+        release = self.draining.deadline()
+        if release is not None:
+            waits.append(release - now)
         flush = self.routes.flush_in(loop_now)
         if flush is not None:
             waits.append(flush)
@@ -216,7 +229,43 @@ class Term:
             self._log.warning("node silent", silent=node)
             self._hear(node, Word(state=NodeState.DOWN, message=HEARTBEAT_FAILURE))
             self.agents.expired(node)
+            self.draining.forget(node)
             self.logs.left(node)
+
+    # -- draining
+
+    async def watch_routes(self, node: NodeId) -> AsyncGenerator[RouteTable, None]:
+        """Yield the route table and its changes to a gateway, which is waited for from now on."""
+        self.draining.joined(node)
+        try:
+            async with aclosing(self.routes.watch()) as tables:
+                async for table in tables:
+                    yield table
+        finally:
+            self.draining.left(node, self.clock.now())
+            self._wake.set()
+
+    def acknowledge(self, node: NodeId, ack: AckRoutes) -> None:
+        """A gateway acts on a table."""
+        self.draining.acknowledge(node, ack)
+        self._wake.set()
+
+    def _hold_back(self, old: Object | None, new: Object | None) -> None:
+        """Keep from its node that a task is unwanted while gateways may send connections to it."""
+        if isinstance(new, Task) and new.desired_state > TaskState.COMPLETE and self.routes.book.carries(new):
+            if not isinstance(old, Task) or old.desired_state <= TaskState.COMPLETE:
+                self.draining.hold(new.id, self.clock.now(), self.routes.book.drain_s(new.service_id))
+        elif isinstance(old, Task):
+            self.draining.drop(old.id)
+
+    def _release(self, now: float) -> None:
+        """Let the nodes hear of the tasks to which no gateway sends connections any more."""
+        if not self.routes.book.is_stale:
+            self.draining.published(self.routes.book.epoch)
+        for task_id in self.draining.released(now):
+            task = self.state.tasks.get(task_id)
+            if task is not None:
+                self.agents.released(task)
 
     async def _fly(self, flight: Flight) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.kit.messages.method import MANAGERS, NODES, Call, Empty, Feed, Owner
 from services.kit.model.ids import NodeId, ServiceId, TaskId
+from services.kit.model.specs import IngressConfig
 from services.kit.model.states import Protocol
 from services.kit.model.value import Value
 
@@ -18,6 +19,8 @@ class Backend(Value, frozen=True, kw_only=True):
     port: int
     draining: bool = False
     """No new connections; open ones go on."""
+    weight: float = 1.0
+    """Share of new connections beside other tasks."""
 
 
 class Route(Value, frozen=True, kw_only=True):
@@ -27,6 +30,9 @@ class Route(Value, frozen=True, kw_only=True):
     service_name: str = ""
     published_port: int
     protocol: Protocol = Protocol.TCP
+    ingress: IngressConfig = IngressConfig()
+    nodes: tuple[NodeId, ...] | None = None
+    """Nodes that answer on the port; None means all."""
     backends: tuple[Backend, ...] = ()
 
 

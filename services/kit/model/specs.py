@@ -8,11 +8,13 @@ from __future__ import annotations
 from services.kit.model.ids import ConfigId, NetworkId, SecretId
 from services.kit.model.states import (
     Availability,
+    BalanceAlgorithm,
     EndpointMode,
     FailureAction,
     Membership,
     MountType,
     Protocol,
+    ProxyVersion,
     PublishMode,
     RestartCondition,
     Role,
@@ -273,6 +275,32 @@ class GlobalJob(Value, frozen=True, kw_only=True, tag="global-job"):
 ServiceMode = Replicated | Global | ReplicatedJob | GlobalJob
 
 
+class IngressConfig(Value, frozen=True, kw_only=True):
+    """How the gateways treat connections of an ingress port. Beyond SwarmKit."""
+
+    algorithm: BalanceAlgorithm = BalanceAlgorithm.P2C
+    weight_label: str = ""
+    """Name of a node label with a number: tasks on that node get so many times the share of others. No label counts as 1."""
+    local_first: bool = False
+    """Prefer tasks of the node that was asked, unless they are busier than others."""
+    slow_start_s: float = 0.0
+    """A new task's share grows to its full size over this time."""
+    drain_s: float = 0.0
+    """Time for open connections to end before a task that is to stop is told so; it has its own grace period after that."""
+    idle_timeout_s: float = 3600.0
+    """A connection without a byte for so long is ended at both ends; 0 means never."""
+    connections_max: int = 0
+    """Most open connections on each node, more wait; 0 means as many as the gateway can hold."""
+    addresses: tuple[str, ...] = ()
+    """Addresses on which nodes answer, each node on those that it has; none means all."""
+    nodes: tuple[str, ...] = ()
+    """Constraints for nodes that answer, as for placement; none means all nodes."""
+    proxy_from: tuple[str, ...] = ()
+    """Networks whose connections begin with a PROXY header, such as a load balancer in front; from others it is no header."""
+    proxy_to: ProxyVersion = ProxyVersion.NONE
+    """The PROXY header that tasks get, with the client's address."""
+
+
 class PortConfig(Value, frozen=True, kw_only=True):
     """A published port."""
 
@@ -282,6 +310,7 @@ class PortConfig(Value, frozen=True, kw_only=True):
     published_port: int = 0
     """0 means one of 30000–32767, chosen by the allocator."""
     publish_mode: PublishMode = PublishMode.INGRESS
+    ingress: IngressConfig = IngressConfig()
 
 
 class EndpointSpec(Value, frozen=True, kw_only=True):

@@ -128,11 +128,41 @@ class PublishMode(StrEnum):
     HOST = "host"
 
 
+class BalanceAlgorithm(StrEnum):
+    """How a gateway chooses the task for a new connection."""
+
+    P2C = "p2c"
+    """The less busy of two random tasks."""
+    LEAST_CONN = "least_conn"
+    ROUND_ROBIN = "round_robin"
+    MAGLEV = "maglev"
+    """By the client's address: the same client comes to the same task as long as that lasts."""
+
+
+class ProxyVersion(StrEnum):
+    """The header that tells a task whose connection it is."""
+
+    NONE = "none"
+    V1 = "v1"
+    V2 = "v2"
+
+
 class EndpointMode(StrEnum):
     """How a service's name resolves."""
 
     VIP = "vip"
     DNSRR = "dnsrr"
+
+
+class PlacementStrategy(StrEnum):
+    """Which of the nodes that fit a task goes to, once the service's own tasks are as even as they can be (pack: even before that)."""
+
+    SPREAD = "spread"
+    """The one with the fewest tasks."""
+    LOAD = "load"
+    """The one whose reservations leave the most free."""
+    PACK = "pack"
+    """The one on which the reservations leave the least free."""
 
 
 class MountType(StrEnum):

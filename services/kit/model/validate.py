@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 
 from services.kit.errors import Problem
 from services.kit.model.constraints import KEYS, is_known_key, parse_constraint
@@ -19,6 +20,7 @@ from services.kit.model.specs import (
     Global,
     GlobalJob,
     HealthCheck,
+    IngressConfig,
     NodeSpec,
     Placement,
     Replicated,
@@ -258,21 +260,24 @@ def _restart(problems: Problems, path: str, policy: RestartPolicy) -> None:
 
 def _placement(problems: Problems, path: str, placement: Placement) -> None:
     for index, text in enumerate(placement.constraints):
-        where = f"{path}.constraints[{index}]"
-        try:
-            constraint = parse_constraint(text)
-        except ValueError as error:
-            problems.add(where, f"is not a constraint: {error}", text, "write for example node.labels.disk==ssd")
-            continue
-        if not is_known_key(constraint.key):
-            # Beyond SwarmKit, which takes an unknown key and then never finds a node.
-            known = ", ".join((*KEYS, "node.labels.NAME", "engine.labels.NAME"))
-            problems.add(where, f"no node has the key {constraint.key!r}", text, f"known are {known}")
+        _constraint(problems, f"{path}.constraints[{index}]", text)
     for index, preference in enumerate(placement.preferences):
         if not preference.descriptor.startswith(_LABEL_FAMILIES):
             hint = "spread over node.labels.NAME or engine.labels.NAME"
             problems.add(f"{path}.preferences[{index}].descriptor", "is not a label", preference.descriptor, hint)
     problems.at_least(f"{path}.max_replicas", placement.max_replicas, 0, "0 means without limit")
+
+
+def _constraint(problems: Problems, where: str, text: str) -> None:
+    try:
+        constraint = parse_constraint(text)
+    except ValueError as error:
+        problems.add(where, f"is not a constraint: {error}", text, "write for example node.labels.disk==ssd")
+        return
+    if not is_known_key(constraint.key):
+        # Beyond SwarmKit, which takes an unknown key and then never finds a node.
+        known = ", ".join((*KEYS, "node.labels.NAME", "engine.labels.NAME"))
+        problems.add(where, f"no node has the key {constraint.key!r}", text, f"known are {known}")
 
 
 def _update(problems: Problems, path: str, config: UpdateConfig) -> None:
@@ -295,11 +300,42 @@ def _endpoint(problems: Problems, path: str, endpoint: EndpointSpec) -> None:
                 port.published_port,
                 "0 lets swarmbus choose",
             )
+        _ingress(problems, f"{where}.ingress", port.ingress)
         if endpoint.mode is EndpointMode.DNSRR and port.publish_mode is PublishMode.INGRESS:
             hint = "publish in host mode, or use the vip endpoint mode"
             problems.add(f"{where}.publish_mode", "ingress does not go with dnsrr", port.publish_mode, hint)
     published = (f"{p.published_port}/{p.protocol}" for p in endpoint.ports if p.published_port)
     _unique(problems, f"{path}.ports", "a port is published twice", published)
+
+
+def _ingress(problems: Problems, path: str, ingress: IngressConfig) -> None:
+    for field in ("slow_start_s", "drain_s", "idle_timeout_s", "connections_max"):
+        problems.at_least(f"{path}.{field}", getattr(ingress, field), 0)
+    for index, address in enumerate(ingress.addresses):
+        if not _is_address(address):
+            problems.add(f"{path}.addresses[{index}]", "is not an IP address", address)
+    for index, network in enumerate(ingress.proxy_from):
+        if not _is_network(network):
+            hint = "write it like 10.0.0.0/8"
+            problems.add(f"{path}.proxy_from[{index}]", "is not a network", network, hint)
+    for index, text in enumerate(ingress.nodes):
+        _constraint(problems, f"{path}.nodes[{index}]", text)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unique(problems: Problems, path: str, reason: str, values: Iterable[str]) -> None:
