@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -130,6 +130,9 @@ async def node_on(engine: DockerEngine, state_dir: Path) -> AsyncGenerator[Node]
                 tasks=owner,
             )
         )
+        async with aclosing(driver.fingerprint()) as fingerprints:
+            first = await anext(fingerprints)
+        assert first.healthy, first.reason
         try:
             yield Node(driver, node_id)
         finally:
@@ -159,12 +162,14 @@ def test_a_container_sees_what_its_spec_says(engine: DockerEngine, tmp_path: Pat
                 ),
             )
             script = "echo $SLOT; pwd; id -u; hostname; cat /given; echo; cat /proc/mounts"
-            slot, directory, user, hostname, given, *mounts = await node.output(await node.task(script, container))
+            controller = await node.task(script, container)
+            slot, directory, user, hostname, given, *mounts = await node.output(controller)
             assert (slot, directory, user, hostname, given) == ("1", "/tmp", "1000", "named-1", "from the node")
             points = {line.split()[1]: line.split() for line in mounts}
             assert points["/scratch"][0] == "tmpfs"
             assert "/data" in points
             assert points["/given"][3].startswith("ro")
+            await controller.remove()
             engine.cli("volume", "rm", "--force", f"vol-{task_id(1)}")
 
     run_async(scenario())
@@ -293,7 +298,6 @@ def test_a_health_check_holds_back_ready_and_ends_an_unhealthy_task(engine: Dock
         async with node_on(engine, tmp_path) as node:
             check = HealthCheck(test=("CMD", "test", "-e", "/tmp/well"), interval_s=0.2, timeout_s=5, retries=2)
             slow = ContainerSpec(health_check=check, stop_grace_period_s=0.2)
-            controller = await node.task("sleep 0.6; echo > /tmp/well; sleep 1; rm /tmp/well; sleep 100000", slow)
             patient = msgspec.structs.replace(slow, health_check=msgspec.structs.replace(check, start_period_s=10))
             controller = await node.task("sleep 0.6; echo > /tmp/well; sleep 2; rm /tmp/well; sleep 100000", patient)
             await begin(controller)

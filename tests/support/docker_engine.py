@@ -22,6 +22,7 @@ from services.kit.runtime.clock import SystemClock
 
 IMAGE = "swarmbus-test:busybox"
 BUSYBOX = Path("/bin/busybox")
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_S = 30.0
 STOP_S = 20.0
 LOOK_AGAIN_S = 0.05
@@ -51,8 +52,8 @@ def missing() -> str:
     """Say why no engine can be started here; empty when one can."""
     if os.geteuid() != 0:
         return "dockerd needs root"
-    if dockerd() is None:
-        return "dockerd is not installed (Debian: docker.io)"
+    if dockerd() is None or shutil.which("containerd", path=SYSTEM_PATH) is None:
+        return "dockerd or containerd is not installed (Debian: docker.io)"
     if shutil.which("ip") is None or shutil.which("docker") is None:
         return "the docker and ip commands are needed (Debian: docker.io, iproute2)"
     if not BUSYBOX.exists():
@@ -62,22 +63,25 @@ def missing() -> str:
 
 def dockerd() -> str | None:
     """Return where dockerd is."""
-    return shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/usr/local/sbin")
+    return shutil.which("dockerd", path=SYSTEM_PATH)
 
 
 class DockerEngine:
-    """One dockerd. ``kill`` and ``start`` make it crash and come back over the same data."""
+    """One dockerd beside a containerd of its own, as packages set them up. ``kill`` and ``start`` make dockerd crash and come back."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.socket = str(directory / "docker.sock")
         self._bridge = f"swb{os.getpid()}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._containerd: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         path = dockerd()
         assert path is not None, "see missing()"
+        if self._containerd is None:
+            self._start_containerd()
         config = self.directory / "daemon.json"
         config.write_text("{}")
         if not Path(f"/sys/class/net/{self._bridge}").exists():
@@ -85,30 +89,21 @@ class DockerEngine:
             _ip("link", "add", self._bridge, "type", "bridge")
             _ip("addr", "add", address, "dev", self._bridge)
             _ip("link", "set", self._bridge, "up")
-        with (self.directory / "dockerd.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    path,
-                    f"--config-file={config}",
-                    f"--host=unix://{self.socket}",
-                    f"--data-root={self.directory / 'data'}",
-                    f"--exec-root={self.directory / 'exec'}",
-                    f"--pidfile={self.directory / 'docker.pid'}",
-                    "--iptables=false",
-                    "--ip-masq=false",
-                    f"--bridge={self._bridge}",
-                    "--live-restore",
-                    "--storage-driver=vfs",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={
-                    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    "HOME": str(self.directory),
-                },
-            )
+        self._process = self._spawn(
+            "dockerd.log",
+            path,
+            f"--config-file={config}",
+            f"--host=unix://{self.socket}",
+            f"--containerd={self._containerd_socket}",
+            f"--data-root={self.directory / 'data'}",
+            f"--exec-root={self.directory / 'exec'}",
+            f"--pidfile={self.directory / 'docker.pid'}",
+            "--iptables=false",
+            "--ip-masq=false",
+            f"--bridge={self._bridge}",
+            "--live-restore",
+            "--storage-driver=vfs",
+        )
         self._wait_until_it_answers()
 
     def kill(self) -> None:
@@ -148,6 +143,10 @@ class DockerEngine:
         """Import the test image."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o777), ("run", 0o777), ("data", 0o777)):
+                directory = tarfile.TarInfo(name)
+                directory.type, directory.mode = tarfile.DIRTYPE, mode
+                tar.addfile(directory)
             tar.add(BUSYBOX.resolve(), "bin/busybox")
             for applet in _APPLETS:
                 link = tarfile.TarInfo(f"bin/{applet}")
@@ -160,10 +159,6 @@ class DockerEngine:
                 entry = tarfile.TarInfo(name)
                 entry.size = len(text)
                 tar.addfile(entry, io.BytesIO(text.encode()))
-            for name in ("tmp", "run", "data"):
-                entry = tarfile.TarInfo(name)
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o777
-                tar.addfile(entry)
         self.cli("import", "--change", "CMD sleep 1000000", "-", IMAGE, data=packed.getvalue())
 
     def _answers(self) -> bool:
@@ -185,18 +180,41 @@ class DockerEngine:
             assert CLOCK.monotonic() < deadline, f"dockerd did not answer within {START_S} s:\n{self.log_tail()}"
             threading.Event().wait(LOOK_AGAIN_S)
 
+    @property
+    def _containerd_socket(self) -> Path:
+        return self.directory / "containerd.sock"
+
+    def _start_containerd(self) -> None:
+        """Start it, because a containerd that dockerd starts dies with it and is then taken for alive while nobody reaps it."""
+        path = shutil.which("containerd", path=SYSTEM_PATH)
+        assert path is not None, "see missing()"
+        config = self.directory / "containerd.toml"
+        config.write_text(
+            f'version = 2\nroot = "{self.directory}/containerd"\nstate = "{self.directory}/containerd-run"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "{self._containerd_socket}"\n'
+        )
+        self._containerd = self._spawn("containerd.log", path, f"--config={config}")
+        deadline = CLOCK.monotonic() + START_S
+        while not self._containerd_socket.exists():
+            assert CLOCK.monotonic() < deadline, "containerd did not come up"
+            threading.Event().wait(LOOK_AGAIN_S)
+
     def _end_containerd(self) -> None:
-        """End the containerd that a killed dockerd left behind."""
-        pid_file = self.directory / "exec" / "containerd" / "containerd.pid"
-        if not pid_file.exists():
-            return
-        pid = int(pid_file.read_text())
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if str(self.directory).encode() in command:
-                os.kill(pid, signal.SIGTERM)
-        except (FileNotFoundError, ProcessLookupError):
-            return
+        if self._containerd is not None:
+            self._containerd.terminate()
+            self._containerd.wait(STOP_S)
+            self._containerd = None
+
+    def _spawn(self, log_name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.directory / log_name).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={"PATH": SYSTEM_PATH, "HOME": str(self.directory)},
+            )
 
     def _mounts(self) -> list[str]:
         lines = Path("/proc/self/mounts").read_text().splitlines()

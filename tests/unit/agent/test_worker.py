@@ -45,12 +45,12 @@ def message(
 def test_a_full_set_adds_what_is_new_and_removes_what_is_missing() -> None:
     spec = make_spec()
     worker = Worker([(make_task(1), spec), (make_task(2), spec)])
-    assert not worker.complete
+    complete_before = worker.complete
     assert worker.apply(message(make_task(2), make_task(3), becomes=1, specs=(spec,))) == [
         Remove(task_id(1)),
         Add(make_task(3), spec),
     ]
-    assert worker.complete
+    assert (complete_before, worker.complete) == (False, True)
     assert task_id(2) in worker
     assert len(worker) == 2
 
