@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from services.raft.shell.keys import FileKey
 from services.raft.shell.log import Log
 from services.raft.shell.member import Member
 from services.raft.shell.recovery import recover
+from services.raft.shell.snapshots import Snapshots
 from tests.support.raft_group import KEY, TIMING, Group, founded_log, names, record, transaction, use_clock
 
 THREE = ["a", "b", "c"]
@@ -460,6 +463,32 @@ def test_h16_a_member_that_lost_its_log_is_not_taken_for_the_one_it_was(group: G
     assert leader.consensus.match_index(NodeId(lost)) == before
 
 
+# -- H17
+
+
+def test_h17_a_snapshot_is_written_while_writes_go_on_and_no_process_is_forked(
+    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_arguments: object) -> int:
+        raise AssertionError("a child would keep the sockets")
+
+    for name in ("fork", "posix_spawn", "forkpty"):
+        monkeypatch.setattr(os, name, forbidden)
+    leader = settled(group)
+    directory = tmp_path / "snapshots"
+    directory.mkdir()
+    snapshots = Snapshots(directory, KEY, entropy=bytes)
+    head, frozen = leader.head(), leader.machine.state.freeze()
+    writing = threading.Thread(target=snapshots.write, args=(head, frozen))
+    writing.start()
+    for _ in range(20):
+        group.write(leader)
+    writing.join(10)
+    loaded = snapshots.load(head.index)
+    assert (loaded.state.version, len(loaded.state)) == (10, 10)
+    assert leader.machine.state.version == 30
+
+
 # -- H18
 
 
@@ -494,3 +523,22 @@ def test_h19_a_full_disk_ends_the_member_and_nothing_that_was_synced_is_lost(tmp
     assert exit_code_of(full.value) is ExitCode.DISK_FULL
     log._close_segment()
     assert Log(tmp_path, KEY, entropy=bytes).entries.last == 1
+
+
+# -- H20
+
+
+def test_h20_the_journal_pipe_queue_and_callbacks_of_the_library_stay_unused(group: Group) -> None:
+    leader = settled(group, writes=100)
+    follower = follower_of(group, leader)
+    follower.proposing.propose(transaction("c", 1, "n"), lambda _: None)
+    group.split(leader.me, "".join(sorted(set(THREE) - {leader.me})))
+    leader.proposing.propose(transaction("c", 2, "m"), lambda _: None)
+    group.run(2)
+    assert not leader.leads
+    for member in group.members.values():
+        held = vars(member.consensus)
+        assert "_SyncObj__pipeNotifier" not in held
+        assert not held["_SyncObj__commandsWaitingCommit"]
+        assert not held["_SyncObj__commandsWaitingReply"]
+        assert not len(held["_SyncObj__commandsQueue"]._FastQueue__queue)
