@@ -17,6 +17,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import Node
 from services.kit.model.specs import NodeSpec
 from services.kit.runtime.clock import ManualClock
+from services.kit.runtime.files import Disk
 from services.kit.state.transaction import Transaction, TxResult, create
 from services.raft.core import messages
 from services.raft.core.commands import encode_membership
@@ -49,7 +50,7 @@ def record(node_id: str, incarnation: str = "1") -> MemberRecord:
 def founded_log(directory: Path, founders: list[str], *, entropy: Callable[[int], bytes]) -> Log:
     """Return a log; a fresh one begins with the founders as members."""
     directory.mkdir(parents=True, exist_ok=True)
-    log = Log(directory, KEY, entropy=entropy, make_durable=_no_wait)
+    log = Log(directory, KEY, entropy=entropy, disk=_NoWait())
     if not len(log.entries):
         log.append(Entry(NO_OP, 1, 0))
         for index, founder in enumerate(founders, start=2):
@@ -59,8 +60,11 @@ def founded_log(directory: Path, founders: list[str], *, entropy: Callable[[int]
     return log
 
 
-def _no_wait(_descriptor: int) -> None:
-    """Spare the tests the disk's time: what was written survives a killed process anyway."""
+class _NoWait(Disk):
+    """Spares the tests the disk's time: what was written survives a killed process anyway."""
+
+    def sync(self, descriptor: int) -> None:
+        """Do nothing."""
 
 
 @dataclass

@@ -11,20 +11,68 @@ from typing import Self
 from services.kit.errors import FailedPrecondition
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace a file so that a crash leaves the old or the new content, never a mix; durable on return."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        os.fchmod(descriptor, mode)
+class Disk:
+    """The ways to change files that the store stands on. One object, so that the simulator can forget what was not synced."""
+
+    def create(self, path: Path, mode: int = 0o600) -> int:
+        """Begin a file, in place of one that is there; returns its descriptor."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        """Write everything; OSError when the disk refuses."""
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
+
+    def sync(self, descriptor: int) -> None:
+        """Make what was written durable."""
+        os.fdatasync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Let go of a file."""
         os.close(descriptor)
-    temporary.replace(path)
-    sync_directory(path.parent)
+
+    def cut(self, path: Path, size: int) -> None:
+        """Shorten a file; durable on return."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def replace(self, path: Path, target: Path) -> None:
+        """Rename a file over another one; durable after ``sync_directory``."""
+        path.replace(target)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file that may be gone already; durable after ``sync_directory``."""
+        path.unlink(missing_ok=True)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make renames, removals and creations in a directory durable."""
+        sync_directory(path)
+
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        """Replace a file so that a crash leaves the old or the new content, never a mix; durable on return."""
+        temporary = path.with_name(f".tmp-{path.name}")
+        descriptor = self.create(temporary, mode)
+        try:
+            os.fchmod(descriptor, mode)
+            self.write(descriptor, data)
+            self.sync(descriptor)
+        finally:
+            self.close(descriptor)
+        self.replace(temporary, path)
+        self.sync_directory(path.parent)
+
+
+REAL_DISK = Disk()
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace a file so that a crash leaves the old or the new content, never a mix; durable on return."""
+    REAL_DISK.write_atomic(path, data, mode=mode)
 
 
 def sync_directory(path: Path) -> None:

@@ -16,7 +16,7 @@ from services.kit.lifecycle.app import Runtime
 from services.kit.messages import consensus, store
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
-from services.kit.runtime.files import FileLock, make_directory
+from services.kit.runtime.files import REAL_DISK, Disk, FileLock, make_directory
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.store.line import BackOff
@@ -52,7 +52,8 @@ REFUSE_FOR_S = 10.0
 class RaftApp:
     """One run of the raft process."""
 
-    def __init__(self, settings: RaftSettings, runtime: Runtime) -> None:
+    def __init__(self, settings: RaftSettings, runtime: Runtime, *, disk: Disk = REAL_DISK) -> None:
+        self._disk = disk
         self._settings = settings
         self._runtime = runtime
         self._log = Log("raft")
@@ -71,9 +72,9 @@ class RaftApp:
         make_directory(self._directory)
         self._lock.acquire()
         entropy = partial(self._runtime.ids.secret, "raft")
-        keys = FileKey(self._directory / "data.key", entropy)
-        recovered = self._recovered = recover(self._directory, keys, entropy)
-        self._record = self._own_record(read_incarnation(self._directory, entropy))
+        keys = FileKey(self._directory / "data.key", entropy, self._disk)
+        recovered = self._recovered = recover(self._directory, keys, entropy, self._disk)
+        self._record = self._own_record(read_incarnation(self._directory, entropy, self._disk))
         self._settle_members(recovered)
         self._build(recovered)
         await self._listen()
@@ -117,7 +118,7 @@ class RaftApp:
         if fresh and not others:
             found_cluster(recovered.log, self._record)
         elif not fresh and self._settings.force_new_cluster:
-            forced = force_new_cluster(self._directory, recovered.log, self._record)
+            forced = force_new_cluster(self._directory, recovered.log, self._record, self._disk)
             self._log.warning("new cluster forced" if forced else "new cluster was forced before, nothing done")
 
     def _build(self, recovered: Recovered) -> None:

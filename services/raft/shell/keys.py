@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.kit.errors import DataLoss
-from services.kit.runtime.files import write_atomic
+from services.kit.runtime.files import REAL_DISK, Disk
 
 KEY_BYTES = 32
 
@@ -26,7 +26,8 @@ class KeyStore(Protocol):
 class FileKey:
     """The key in a file, made when there is none."""
 
-    def __init__(self, path: Path, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, path: Path, entropy: Callable[[int], bytes], disk: Disk = REAL_DISK) -> None:
+        self._disk = disk
         self._path = path
         self._entropy = entropy
 
@@ -36,7 +37,7 @@ class FileKey:
             key = self._path.read_bytes()
         except FileNotFoundError:
             key = self._entropy(KEY_BYTES)
-            write_atomic(self._path, key)
+            self._disk.write_atomic(self._path, key)
         if len(key) != KEY_BYTES:
             raise DataLoss(f"{self._path} holds {len(key)} bytes instead of {KEY_BYTES}: it is no data key")
         return key

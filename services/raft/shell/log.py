@@ -7,13 +7,12 @@ that of its entries, and no entry at or before the snapshot is needed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.kit.errors import DataLoss
-from services.kit.runtime.files import sync_directory
+from services.kit.runtime.files import REAL_DISK, Disk
 from services.raft.core import frames, records
 from services.raft.core.commands import membership_of
 from services.raft.core.entries import Entry
@@ -26,7 +25,6 @@ from services.raft.shell.sealed import (
     Preamble,
     preamble,
     read_preamble,
-    write_all,
 )
 
 SEGMENT_BYTES = 16 << 20
@@ -55,10 +53,10 @@ class Log:
         base: Configuration | None = None,
         base_index: int = 0,
         segment_bytes: int = SEGMENT_BYTES,
-        make_durable: Callable[[int], None] = os.fdatasync,
+        disk: Disk = REAL_DISK,
     ) -> None:
         """Read what is there; raises DataLoss when it is damaged."""
-        self._make_durable = make_durable
+        self._disk = disk
         self._directory = directory
         self._data_key = data_key
         self._entropy = entropy
@@ -129,15 +127,15 @@ class Log:
         self._close_segment()
         self.sync()
         for segment in old:
-            segment.path.unlink()
-        sync_directory(self._directory)
+            self._disk.remove(segment.path)
+        self._disk.sync_directory(self._directory)
 
     def compact(self, snapshot_index: int, *, keep: int, keep_bytes: int) -> None:
         """Forget what a durable snapshot covers, but for a bounded tail for slow followers, and the files that hold nothing else."""
         self.membership.rebase(snapshot_index)
         self.entries.drop_before(self.entries.tail(snapshot_index, keep, keep_bytes))
         while len(self._segments) > 1 and self._segments[0].highest < self.entries.first:
-            self._segments.pop(0).path.unlink()
+            self._disk.remove(self._segments.pop(0).path)
 
     def sync(self) -> None:
         """Make everything durable; OSError when the disk refuses, after which the log must not be used any more."""
@@ -151,7 +149,7 @@ class Log:
         buffer, self._buffer = self._buffer, []
         for payload in records.gather(buffer):
             self._write(payload)
-            self._make_durable(self._descriptor)
+            self._disk.sync(self._descriptor)
         self._segments[-1].highest = max(self._segments[-1].highest, self.entries.last)
         self.syncs += 1
 
@@ -165,7 +163,7 @@ class Log:
     def _write(self, payload: bytes) -> None:
         assert self._cipher is not None
         data = self._cipher.seal(self._sequence, payload)
-        write_all(self._descriptor, data)
+        self._disk.write(self._descriptor, data)
         self._sequence += 1
         self._size += len(data)
         self.bytes_written += len(data)
@@ -178,14 +176,13 @@ class Log:
         temporary = path.with_suffix(_NEW)
         head = Preamble(number, self._sequence, self._entropy(SALT_BYTES))
         self._cipher = Cipher(self._data_key, head.salt)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._descriptor = os.open(temporary, flags, 0o600)
-        write_all(self._descriptor, preamble(head))
+        self._descriptor = self._disk.create(temporary)
+        self._disk.write(self._descriptor, preamble(head))
         self._size = PREAMBLE_BYTES
         self._write(records.hard_state(self.term, self.vote) + records.commit(self._commit))
-        self._make_durable(self._descriptor)
-        temporary.replace(path)
-        sync_directory(self._directory)
+        self._disk.sync(self._descriptor)
+        self._disk.replace(temporary, path)
+        self._disk.sync_directory(self._directory)
         self._segments.append(_Segment(path, number, 0))
 
     def _next_number(self) -> int:
@@ -194,14 +191,14 @@ class Log:
 
     def _close_segment(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            self._disk.close(self._descriptor)
             self._descriptor = -1
 
     # -- recovery
 
     def _read(self) -> records.Recovered:
         for unfinished in self._directory.glob(f"*{_NEW}"):
-            unfinished.unlink()
+            self._disk.remove(unfinished)
         recovered = records.Recovered()
         paths = sorted(self._directory.glob(f"*{SUFFIX}"))
         for path in paths:
@@ -224,7 +221,7 @@ class Log:
             except records.BrokenRecord as error:
                 raise DataLoss(f"{path}: frame {frame.sequence} makes no sense ({error}); {WAY_BACK}") from error
         if scan.end != len(data):
-            _cut_file(path, scan.end)
+            self._disk.cut(path, scan.end)
         self._segments.append(segment)
         self._sequence = head.first_sequence + len(scan.frames)
 
@@ -232,12 +229,3 @@ class Log:
         change = membership_of(entry.command)
         if change is not None:
             self.membership.append(entry.index, change)
-
-
-def _cut_file(path: Path, size: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, size)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.kit.errors import DataLoss
-from services.kit.runtime.files import make_directory, write_atomic
+from services.kit.runtime.files import REAL_DISK, Disk, make_directory
 from services.raft.core.commands import encode_membership
 from services.raft.core.entries import NO_OP, Entry
 from services.raft.core.machine import Machine
@@ -35,25 +35,25 @@ class Recovered:
     snapshot_index: int
 
 
-def read_incarnation(directory: Path, entropy: Callable[[int], bytes]) -> str:
+def read_incarnation(directory: Path, entropy: Callable[[int], bytes], disk: Disk = REAL_DISK) -> str:
     """Return the id of this log directory, made with the directory."""
     path = directory / "incarnation"
     if not path.exists():
-        write_atomic(path, entropy(INCARNATION_BYTES).hex().encode())
+        disk.write_atomic(path, entropy(INCARNATION_BYTES).hex().encode())
     return path.read_text().strip()
 
 
-def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes]) -> Recovered:
+def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes], disk: Disk = REAL_DISK) -> Recovered:
     """Read snapshot and log; raises DataLoss when they are damaged or do not fit together."""
     log_directory, snapshot_directory = directory / "log", directory / "snapshots"
     make_directory(log_directory)
     make_directory(snapshot_directory)
     key = keys.load()
-    snapshots = Snapshots(snapshot_directory, key, entropy=entropy)
+    snapshots = Snapshots(snapshot_directory, key, entropy=entropy, disk=disk)
     machine = Machine()
     index = snapshots.newest()
     if not index:
-        log = Log(log_directory, key, entropy=entropy)
+        log = Log(log_directory, key, entropy=entropy, disk=disk)
         if log.entries.first > 1:
             raise DataLoss(
                 f"{snapshot_directory}: the snapshot before entry {log.entries.first} is missing; {WAY_BACK}"
@@ -62,7 +62,7 @@ def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes]) ->
     assembly = snapshots.load(index)
     head = assembly.head
     assert head is not None
-    log = Log(log_directory, key, entropy=entropy, base=head.configuration, base_index=head.index)
+    log = Log(log_directory, key, entropy=entropy, base=head.configuration, base_index=head.index, disk=disk)
     if log.entries.term_at(head.index) != head.term:
         if log.entries.first > head.index:
             raise DataLoss(f"{log_directory}: entries {head.index} to {log.entries.first} are missing; {WAY_BACK}")
@@ -81,7 +81,7 @@ def found_cluster(log: Log, founder: MemberRecord) -> None:
     log.sync()
 
 
-def force_new_cluster(directory: Path, log: Log, survivor: MemberRecord) -> bool:
+def force_new_cluster(directory: Path, log: Log, survivor: MemberRecord, disk: Disk = REAL_DISK) -> bool:
     """Drop all other members, keeping every entry; False when this was done since the process was last started without the wish."""
     done = directory / _FORCED
     if done.exists():
@@ -89,7 +89,7 @@ def force_new_cluster(directory: Path, log: Log, survivor: MemberRecord) -> bool
     change = MembershipChange(kind=ChangeKind.ONLY, member=survivor)
     log.append(Entry(encode_membership(change), log.entries.last + 1, max(log.term, log.entries.last_term)))
     log.sync()
-    write_atomic(done, b"")
+    disk.write_atomic(done, b"")
     return True
 
 

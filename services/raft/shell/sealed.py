@@ -6,7 +6,6 @@ unfinished is never written to again: the same counter would seal two payloads.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -92,10 +91,3 @@ def read_payloads(path: Path, data_key: bytes) -> Iterator[bytes]:
                 raise DataLoss(f"{path} is damaged in frame {sequence}; {WAY_BACK}")
             yield cipher.open(frame, path)
             sequence += 1
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write everything; OSError when the disk refuses."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -6,15 +6,14 @@ loading raises DataLoss and the process ends.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from services.kit.errors import DataLoss
-from services.kit.runtime.files import sync_directory
+from services.kit.runtime.files import REAL_DISK, Disk
 from services.kit.state.state import FrozenState
 from services.raft.core.snapshot import Assembly, BrokenSnapshot, Head, encode_parts
-from services.raft.shell.sealed import SALT_BYTES, WAY_BACK, Cipher, Preamble, preamble, read_payloads, write_all
+from services.raft.shell.sealed import SALT_BYTES, WAY_BACK, Cipher, Preamble, preamble, read_payloads
 
 SUFFIX = ".snapshot"
 _WRITING = ".writing"
@@ -24,13 +23,22 @@ _RECEIVING = ".receiving"
 class Snapshots:
     """One member's snapshots."""
 
-    def __init__(self, directory: Path, data_key: bytes, *, entropy: Callable[[int], bytes], keep_old: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        data_key: bytes,
+        *,
+        entropy: Callable[[int], bytes],
+        keep_old: int = 0,
+        disk: Disk = REAL_DISK,
+    ) -> None:
+        self._disk = disk
         self._directory = directory
         self._data_key = data_key
         self._entropy = entropy
         self.keep_old = keep_old
         for unfinished in (*directory.glob(f"*{_WRITING}"), *directory.glob(f"*{_RECEIVING}")):
-            unfinished.unlink()
+            disk.remove(unfinished)
 
     def newest(self) -> int:
         """Return the index of the newest snapshot, 0 when there is none."""
@@ -43,7 +51,7 @@ class Snapshots:
     def write(self, head: Head, frozen: FrozenState) -> None:
         """Write a snapshot; durable on return. Runs in a thread."""
         temporary = self._path(head.index).with_suffix(_WRITING)
-        _write_file(temporary, self._data_key, self._entropy(SALT_BYTES), encode_parts(head, frozen))
+        self._write_file(temporary, encode_parts(head, frozen))
         self._install(temporary, head.index)
 
     def payloads(self, index: int, sequence: int) -> Iterator[tuple[int, bytes, bool]]:
@@ -62,7 +70,8 @@ class Snapshots:
 
     def receive(self, index: int) -> Incoming:
         """Begin to take a snapshot from another member."""
-        return Incoming(self._path(index).with_suffix(_RECEIVING), self._data_key, self._entropy(SALT_BYTES))
+        path = self._path(index).with_suffix(_RECEIVING)
+        return Incoming(path, self._data_key, self._entropy(SALT_BYTES), self._disk)
 
     def install(self, incoming: Incoming, index: int) -> Assembly:
         """Check what was received and put it in place; durable on return. Raises DataLoss and removes it when it is not whole."""
@@ -70,17 +79,29 @@ class Snapshots:
         try:
             assembly = _assemble(incoming.path, self._data_key)
         except DataLoss:
-            incoming.path.unlink()
+            self._disk.remove(incoming.path)
             raise
         self._install(incoming.path, index)
         return assembly
 
     def _install(self, temporary: Path, index: int) -> None:
-        temporary.replace(self._path(index))
-        sync_directory(self._directory)
+        self._disk.replace(temporary, self._path(index))
+        self._disk.sync_directory(self._directory)
         kept = sorted(self._directory.glob(f"*{SUFFIX}"))
         for old in kept[: max(0, len(kept) - 1 - self.keep_old)]:
-            old.unlink()
+            self._disk.remove(old)
+
+    def _write_file(self, path: Path, payloads: Iterable[bytes]) -> None:
+        salt = self._entropy(SALT_BYTES)
+        cipher = Cipher(self._data_key, salt)
+        descriptor = self._disk.create(path)
+        try:
+            self._disk.write(descriptor, preamble(Preamble(0, 0, salt)))
+            for sequence, payload in enumerate(payloads):
+                self._disk.write(descriptor, cipher.seal(sequence, payload))
+            self._disk.sync(descriptor)
+        finally:
+            self._disk.close(descriptor)
 
     def _path(self, index: int) -> Path:
         return self._directory / f"{index:020d}{SUFFIX}"
@@ -89,40 +110,29 @@ class Snapshots:
 class Incoming:
     """A snapshot on its way in, sealed anew under this node's key."""
 
-    def __init__(self, path: Path, data_key: bytes, salt: bytes) -> None:
+    def __init__(self, path: Path, data_key: bytes, salt: bytes, disk: Disk) -> None:
         self.path = path
+        self._disk = disk
         self.next_sequence = 0
         self._cipher = Cipher(data_key, salt)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        write_all(self._descriptor, preamble(Preamble(0, 0, salt)))
+        self._descriptor = disk.create(path)
+        disk.write(self._descriptor, preamble(Preamble(0, 0, salt)))
 
     def take(self, payload: bytes) -> None:
         """Add the next payload."""
-        write_all(self._descriptor, self._cipher.seal(self.next_sequence, payload))
+        self._disk.write(self._descriptor, self._cipher.seal(self.next_sequence, payload))
         self.next_sequence += 1
 
     def finish(self) -> None:
         """Make it durable and let go of the file."""
-        os.fsync(self._descriptor)
+        self._disk.sync(self._descriptor)
         self.close()
 
     def close(self) -> None:
         """Let go of the file; idempotent."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            self._disk.close(self._descriptor)
             self._descriptor = -1
-
-
-def _write_file(path: Path, data_key: bytes, salt: bytes, payloads: Iterable[bytes]) -> None:
-    cipher = Cipher(data_key, salt)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, preamble(Preamble(0, 0, salt)))
-        for sequence, payload in enumerate(payloads):
-            write_all(descriptor, cipher.seal(sequence, payload))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _assemble(path: Path, data_key: bytes) -> Assembly:
