@@ -150,7 +150,9 @@ def main(tasks: int = 10_000, nodes: int = 100) -> None:
         seconds.append(run.create(tasks))
     median = statistics.median(seconds)
     low, high = tasks / max(seconds), tasks / min(seconds)
-    print(f"{tasks} tasks on {nodes} nodes: {tasks / median:,.0f} tasks/s (median of {ROUNDS}, {low:,.0f} to {high:,.0f})")
+    print(
+        f"{tasks} tasks on {nodes} nodes: {tasks / median:,.0f} tasks/s (median of {ROUNDS}, {low:,.0f} to {high:,.0f})"
+    )
     print(f"{run.transactions} transactions, {run.log_bytes / tasks:,.0f} bytes of log a task, {run.messages} messages")
     rest = seconds[-1] - sum(run.spent.values())
     for what, spent in [*run.spent.most_common(), ("agents and the rest", rest)]:

@@ -4,6 +4,7 @@ core/assignments.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,16 @@ from services.kit.messages.session import (
 from services.kit.model.ids import NodeId, SessionId
 from services.kit.model.objects import ManagerPeer, Node, Task
 from services.kit.model.states import NodeState
+from services.kit.model.validate import is_address
 from services.kit.state.state import Event
 from services.kit.state.tables import Table
 from services.kit.state.transaction import Action
 
 if TYPE_CHECKING:
     from services.dispatcher.shell.term import Term
+
+RESOLVE_S = 2.0
+"""Longest wait for the address of a node that gave a name."""
 
 
 class _SessionLine:
@@ -95,7 +100,7 @@ class AgentLines:
         self._end(node, _replaced(session))
         line = self._sessions[node] = _SessionLine(session, self.bells.add())
         try:
-            addr = request.addr or _host(caller.addr)
+            addr = await _numeric(request.addr, _host(caller.addr))
             await term.hear(node, Word(state=NodeState.READY, addr=addr, description=request.description))
             line.log_requests += term.logs.joined(node)
             while True:
@@ -220,6 +225,18 @@ class AgentLines:
 def _replaced(session: SessionId) -> InvalidArgument:
     problem = Problem(path="session_id", reason="session invalid", value=session, hint="register again")
     return InvalidArgument.of((problem,))
+
+
+async def _numeric(host: str, seen: str) -> str:
+    """Return a node's address in numbers, which is what data planes connect to; what it is seen under when its name is not known."""
+    if not host or is_address(host):
+        return host or seen
+    try:
+        async with asyncio.timeout(RESOLVE_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except (OSError, TimeoutError):
+        return seen or host
+    return str(found[0][4][0])
 
 
 def _host(addr: str) -> str:

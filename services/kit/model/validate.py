@@ -312,7 +312,7 @@ def _ingress(problems: Problems, path: str, ingress: IngressConfig) -> None:
     for field in ("slow_start_s", "drain_s", "idle_timeout_s", "connections_max"):
         problems.at_least(f"{path}.{field}", getattr(ingress, field), 0)
     for index, address in enumerate(ingress.addresses):
-        if not _is_address(address):
+        if not is_address(address):
             problems.add(f"{path}.addresses[{index}]", "is not an IP address", address)
     for index, network in enumerate(ingress.proxy_from):
         if not _is_network(network):
@@ -322,7 +322,8 @@ def _ingress(problems: Problems, path: str, ingress: IngressConfig) -> None:
         _constraint(problems, f"{path}.nodes[{index}]", text)
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Tell whether a text is an IP address in numbers."""
     try:
         ip_address(text)
     except ValueError:

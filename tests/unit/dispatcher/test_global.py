@@ -58,7 +58,7 @@ def test_a_node_that_comes_back_from_down_gets_its_task_again() -> None:
     swarm = swarm_with()
     swarm.lose_node("n1")
     swarm.settle()
-    assert [task.node_id for task in swarm.tasks() if task.desired_state is TaskState.RUNNING] == ["n2", "n3"]
+    assert homes(swarm) == ["n2", "n3"]
     swarm.set_node_state("n1", NodeState.READY)
     swarm.obedient.add("n1")  # type: ignore[arg-type]
     swarm.settle()
@@ -67,7 +67,7 @@ def test_a_node_that_comes_back_from_down_gets_its_task_again() -> None:
 
 def test_a_removed_nodes_task_goes() -> None:
     swarm = swarm_with()
-    swarm.obedient.discard("n1")  # type: ignore[arg-type]
+    swarm.obedient.discard("n1")
     swarm.write(remove(swarm.state.nodes["n1"]))  # type: ignore[index]
     swarm.settle()
     assert {task.node_id for task in swarm.tasks()} == {"n2", "n3"}

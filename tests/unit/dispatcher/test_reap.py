@@ -99,7 +99,7 @@ def test_tasks_on_a_node_that_was_removed_are_orphaned_and_made_again() -> None:
     swarm = Swarm(2)
     swarm.create_service(replicas=2)
     swarm.settle()
-    swarm.obedient.discard("n1")  # type: ignore[arg-type]
+    swarm.obedient.discard("n1")
     swarm.write(remove(swarm.state.nodes["n1"]))  # type: ignore[index]
     swarm.settle()
     assert [task.node_id for task in swarm.running()] == ["n2", "n2"]

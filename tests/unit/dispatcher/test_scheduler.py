@@ -150,9 +150,7 @@ def test_platforms_have_aliases_and_wildcards() -> None:
 
 def test_a_host_mode_port_is_used_once_a_node() -> None:
     swarm = Swarm(2)
-    endpoint = EndpointSpec(
-        ports=(PortConfig(target_port=80, published_port=80, publish_mode=PublishMode.HOST),)
-    )
+    endpoint = EndpointSpec(ports=(PortConfig(target_port=80, published_port=80, publish_mode=PublishMode.HOST),))
     swarm.create_service(a_service_spec(replicas=3, endpoint=endpoint))
     swarm.settle()
     assert homes(swarm) == {"n1": 1, "n2": 1}
@@ -196,7 +194,9 @@ def test_named_resources_are_dealt_recorded_and_restored() -> None:
 
 
 def test_preferences_spread_over_the_values_of_a_label_first() -> None:
-    swarm = swarm_of(labelled("n1", zone="a"), labelled("n2", zone="a"), labelled("n3", zone="a"), labelled("n4", zone="b"))
+    swarm = swarm_of(
+        labelled("n1", zone="a"), labelled("n2", zone="a"), labelled("n3", zone="a"), labelled("n4", zone="b")
+    )
     preferences = (SpreadPreference(descriptor="node.labels.zone"),)
     swarm.create_service(a_service_spec(replicas=6, task=placed(preferences=preferences)))
     swarm.settle()
