@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from services.kit.bus.api import Caller, LocalAddress, RemoteAddress
+from services.kit.bus.api import Caller, Context, LocalAddress, RemoteAddress
 from services.kit.bus.memory import MemoryBus, MemoryNetwork
 from services.kit.bus.ports import parse_address
+from services.kit.bus.rpc import Table
 from services.kit.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from services.kit.messages.method import MANAGER, WORKER
 from tests.sim.loop import run_virtual
@@ -146,5 +148,107 @@ def test_a_door_is_answered_until_it_is_closed() -> None:
         await door.close()
         with pytest.raises(Unavailable):
             await on.client.knock("10.0.0.1", 4243)
+
+    play(scene)
+
+
+def test_what_a_silence_held_back_arrives_in_order_when_it_ends_in_time() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        connection = await on.client.dial(address)
+        on.network.silence("one", "two")
+        for number in range(20):
+            assert connection.cast(TELL, Word(number=number))
+        await asyncio.sleep(3)
+        assert on.answers.told == []
+        on.network.restore("one", "two")
+        await connection.call(ECHO, Word())
+        assert on.answers.told == list(range(20))
+
+    play(scene)
+
+
+def test_a_stalled_direction_lets_the_other_one_pass() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        connection = await on.client.dial(address)
+        on.network.stall("one", "two")
+        with pytest.raises(DeadlineExceeded):
+            await connection.call(ECHO, Word(number=1), timeout_s=1)
+        assert [context.peer.node_id for context in on.answers.contexts] == ["w"], "the question has arrived"
+
+    play(scene)
+
+
+def test_a_dial_succeeds_when_a_silence_ends_within_its_time() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        on.network.silence("one", "two")
+        asyncio.get_running_loop().call_later(2, on.network.restore, "one", "two")
+        connection = await on.client.dial(address, timeout_s=5)
+        assert await connection.call(ECHO, Word(number=1)) == Word(number=1)
+
+    play(scene)
+
+
+def test_a_killed_process_leaves_connections_that_end_and_a_name_that_is_free() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        connection = await on.client.dial(address)
+        on.server.die()
+        assert isinstance(await connection.wait_lost(), Unavailable)
+        with pytest.raises(Unavailable):
+            await on.client.dial(address)
+        successor = MemoryBus(on.network, on.server.identity, host="one")
+        await successor.listen_remote(address.host, address.port, on.answers.table())
+        await (await on.client.dial(address)).call(ECHO, Word())
+        await successor.close()
+
+    play(scene)
+
+
+def test_a_machine_that_vanishes_is_missed_by_the_heartbeats_only() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        connection = await on.client.dial(address)
+        on.server.die(silently=True)
+        begun = now()
+        await connection.wait_lost()
+        assert 15 <= now() - begun <= 25
+
+    play(scene)
+
+
+def test_frames_can_be_lost_and_doubled() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        connection = await on.client.dial(address)
+        copies = iter([0, 2, 1])
+        on.network.copies = lambda source, target, data: next(copies, 1)
+        for number in range(3):
+            connection.cast(TELL, Word(number=number))
+        await connection.call(ECHO, Word())
+        assert on.answers.told == [1, 1, 2]
+
+    play(scene)
+
+
+def test_what_a_frame_causes_runs_in_the_context_of_the_receiving_bus() -> None:
+    async def scene(on: World, address: RemoteAddress) -> None:
+        place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="outside")
+        seen: list[str] = []
+        table = Table()
+
+        async def answer(context: Context, request: Word) -> Word:
+            seen.append(place.get())
+            return request
+
+        def make_server() -> MemoryBus:
+            place.set("server")
+            return MemoryBus(on.network, on.server.identity, host="three")
+
+        table.on_call(ECHO, answer)
+        server = contextvars.copy_context().run(make_server)
+        listener = await server.listen_remote("10.0.0.3", 0, table)
+        place.set("client")
+        host, port = parse_address(listener.endpoint)
+        connection = await on.client.dial(RemoteAddress(host=host, port=port, certificate=b""))
+        await connection.call(ECHO, Word())
+        assert seen == ["server"]
+        await server.close()
 
     play(scene)

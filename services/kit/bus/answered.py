@@ -7,7 +7,7 @@ exactly one final frame is sent for each request that was not cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -259,7 +259,7 @@ def is_anonymous(peer: Caller) -> bool:
     return bool(peer.public_key) and not peer.role
 
 
-async def drain(ends: set[Answered], drain_s: float) -> None:
+async def drain(ends: Collection[Answered], drain_s: float) -> None:
     """Ask diallers to start nothing new and wait, for a while, until no call is under way."""
     for end in list(ends):
         end.start_drain("the listener is closing")
