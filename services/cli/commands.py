@@ -38,6 +38,8 @@ class Command:
     tail: Tail = Tail.NONE
     usage: str = ""
     """What stands behind the flags, as the usage line shows it."""
+    needs_node: bool = True
+    """False for a command that asks no node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,5 +61,7 @@ GROUPS = (
     Group(name="service", summary="what runs on it", module="services.cli.verbs.service"),
     Group(name="task", summary="single units of work", module="services.cli.verbs.task"),
     Group(name="stack", summary="services from a Compose file", module="services.cli.verbs.stack"),
+    Group(name="events", summary="what happens, as it happens", module="services.cli.verbs.events"),
+    Group(name="completion", summary="command line completion for your shell", module="services.cli.verbs.completion"),
     Group(name="version", summary="versions of swarmctl and of the node", module="services.cli.verbs.version"),
 )

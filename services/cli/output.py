@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, TextIO
+
+WIDTH = 100
+"""Columns where nothing can say how many there are."""
 
 
 class Style(StrEnum):
@@ -64,8 +66,11 @@ class Output:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal that progress is shown on."""
-        return shutil.get_terminal_size((100, 24)).columns
+        """Columns of the terminal that progress is shown on, whatever standard output is."""
+        try:
+            return os.get_terminal_size(self.err.fileno()).columns or WIDTH
+        except (OSError, ValueError):
+            return WIDTH
 
 
 def has_colour(stream: TextIO) -> bool:

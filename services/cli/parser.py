@@ -122,9 +122,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--json", help="print JSON")
 
 
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Offer ``--json`` and ``--format``."""
+    add_json(parser)
+    parser.add_argument(
+        "--format", metavar="TEMPLATE", help="print through a template like '{{.ID}} {{.Name}}', or json"
+    )
+
+
 def add_listing(parser: argparse.ArgumentParser) -> None:
     """Offer what every list has."""
-    add_json(parser)
+    add_format(parser)
     add_flag(parser, "-q", "--quiet", help="print ids only")
     add_flag(parser, "--no-trunc", help="do not shorten ids and commands")
 

@@ -23,6 +23,7 @@ from services.client.socket import SOCKET_VARIABLE
 from services.kit.errors import SwarmError
 
 _HELP = ("-h", "--help")
+COMPLETE = "__complete"
 _WITH_VALUE = ("-s", "--socket")
 
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str], output: Output) -> Outcome:
+    if words[:1] == [COMPLETE]:
+        return _complete(words[1:], output)
     leading, rest = _leading_flags(words)
     if any(word in _HELP for word in leading) or rest[:1] == ["help"]:
         output.line(_help())
@@ -59,6 +62,14 @@ def _run(words: list[str], output: Output) -> Outcome:
         return Outcome.OK
     prog = f"swarmctl {group.name}" if command.name == group.name else f"swarmctl {group.name} {command.name}"
     return _execute(prog, command, [*leading, *rest], output)
+
+
+def _complete(words: list[str], output: Output) -> Outcome:
+    """Answer a shell's completion script; it wants candidates and no complaints."""
+    from services.cli.completion import complete  # noqa: PLC0415 (loaded only where it is used)
+
+    complete(words, output)
+    return Outcome.OK
 
 
 def _leading_flags(words: list[str]) -> tuple[list[str], list[str]]:
@@ -135,6 +146,8 @@ def _read(parser: Parser, tail: Tail, words: list[str]) -> argparse.Namespace:
 
 
 async def _with_client(command: Command, values: argparse.Namespace, output: Output) -> Outcome:
+    if not command.needs_node:
+        return await command.run(Context(client=Client(values.socket), output=output), values)
     async with Client(values.socket) as client:
         return await command.run(Context(client=client, output=output), values)
 

@@ -147,7 +147,7 @@ def task_rows(
     """Return the rows of ``service ps`` and ``task ls``: by service and slot, an older task of a slot under its successor."""
     rows: list[Row] = []
     above: tuple[str, int, str] | None = None
-    for task in sorted(tasks, key=lambda task: (*_slot_key(task, names), _newest_first(task))):
+    for task in in_order(tasks, names):
         key = _slot_key(task, names)
         name = task_name(task, names.get(task.service_id, task.service_id), nodes)
         rows.append(
@@ -166,6 +166,11 @@ def task_rows(
         )
         above = key
     return rows
+
+
+def in_order(tasks: Iterable[Task], names: Mapping[ServiceId, str]) -> tuple[Task, ...]:
+    """Return tasks as they are listed: by service and slot, the wanted and newest of a slot first."""
+    return tuple(sorted(tasks, key=lambda task: (*_slot_key(task, names), _newest_first(task))))
 
 
 def _slot_key(task: Task, names: Mapping[ServiceId, str]) -> tuple[str, int, str]:

@@ -7,7 +7,7 @@ import argparse
 from services.cli.context import Context
 from services.cli.outcomes import Outcome, outcome_of
 from services.cli.plain import to_json
-from services.cli.progress import display_for
+from services.cli.progress import Display, display_for
 from services.client import text
 from services.kit.errors import DeadlineExceeded, FailedPrecondition
 from services.kit.model.objects import Service
@@ -38,6 +38,15 @@ async def wait(context: Context, service: Service, patience: Patience, *, rollba
     context.output.on_interrupt = (
         f"no longer waiting; the swarm goes on. `swarmctl service ps {name}` shows how far it has come."
     )
+    outcome = await _converged(context, service, patience, display, rollback=rollback)
+    context.output.on_interrupt = ""  # not in a finally: an interrupt passes by here before it is told
+    return outcome
+
+
+async def _converged(
+    context: Context, service: Service, patience: Patience, display: Display, *, rollback: bool
+) -> Outcome:
+    name = service.spec.annotations.name
     try:
         await context.client.services.wait(
             service.id,
@@ -52,6 +61,4 @@ async def wait(context: Context, service: Service, patience: Patience, *, rollba
     except DeadlineExceeded as error:
         context.output.error(str(error), [f"`swarmctl service ps {name}` shows why; the swarm goes on trying"])
         return outcome_of(error)
-    finally:
-        context.output.on_interrupt = ""
     return Outcome.OK

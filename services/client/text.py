@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NoReturn, TypeVar
 
 from services.kit.errors import InvalidArgument, Problem
-from services.kit.model.specs import Mount, PortConfig
+from services.kit.model.specs import Mount, PortConfig, Ulimit
 from services.kit.model.states import MountType, Protocol, PublishMode
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
@@ -189,3 +189,11 @@ def _octal(value: str, path: str, text: str) -> int:
     if not re.fullmatch(r"[0-7]+", value):
         refuse(path, "tmpfs-mode is not an octal number", text, "write it like 1777")
     return int(value, 8)
+
+
+def ulimit(text: str, path: str) -> Ulimit:
+    """Return a limit of the kernel: ``nofile=1024:2048``, or one number for both; -1 means no limit."""
+    name, limits = pair(text, path)
+    soft, colon, hard = limits.partition(":")
+    soft_limit = whole(soft, path, least=-1)
+    return Ulimit(name=name, soft=soft_limit, hard=whole(hard, path, least=-1) if colon else soft_limit)

@@ -16,8 +16,8 @@ from services.kit.errors import PermissionDenied
 from services.kit.messages.logs import LogBatch, LogLine
 from services.kit.model.ids import ServiceId
 from services.kit.model.objects import Service
-from services.kit.model.specs import Replicated
-from services.kit.model.states import Availability, LogStream, TaskState
+from services.kit.model.specs import GenericResource, Replicated, ReplicatedJob, Ulimit
+from services.kit.model.states import Availability, LogStream, Role, TaskState
 from swarmbus import BlockingClient, service_spec
 from tests.support.control_server import ControlServer, ServedSocket
 
@@ -346,3 +346,77 @@ def test_the_blocking_client_makes_the_same_calls(served: ControlServer) -> None
         swarm.services.remove("web")
     swarm.close()
     assert not served.state.services
+
+
+def test_format_prints_through_a_template(served: ControlServer, capsys: Text) -> None:
+    create("web", "-q", "--replicas", "2")
+    capsys.readouterr()
+    assert main(["service", "ls", "--format", "{{.Name}} {{.Replicas}} {{.spec.task.driver}}"]) == 0
+    assert capsys.readouterr().out == "web 2/2 process\n"
+    assert main(["service", "ps", "web", "--format", r"table {{.Name}}\t{{.Node}}"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["NAME    NODE", "web.1   beta"]
+    assert main(["service", "inspect", "web", "--format", "{{json .spec.mode}}"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"type": "replicated", "replicas": 2}
+    assert main(["node", "ls", "--format", "{{.Hostnam}}"]) == Outcome.USAGE
+    assert "did you mean Hostname?" in capsys.readouterr().err
+
+
+def test_promote_and_demote_change_the_wanted_role(served: ControlServer) -> None:
+    assert main(["node", "promote", "beta"]) == 0
+    beta = next(node for node in served.state.nodes.values() if node.description.hostname == "beta")
+    assert beta.spec.desired_role is Role.MANAGER
+    assert main(["node", "demote", "beta"]) == 0
+    assert served.state.nodes[beta.id].spec.desired_role is Role.WORKER
+
+
+def test_events_tell_what_happened_behind_a_version(served: ControlServer, capsys: Text) -> None:
+    version = served.state.version
+    main(["node", "drain", "beta"])
+    main(["node", "pause", "beta"])
+    capsys.readouterr()
+    assert main(["events", "--once", "--since", str(version), "--type", "node"]) == 0
+    assert "node  update" in (line := capsys.readouterr().out)
+    assert line.endswith("beta ready, drain\n")
+    assert main(["events", "--once", "--since", str(version + 1), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["object"]["spec"]["availability"] == "pause"
+    assert main(["events", "--type", "planet"]) == Outcome.USAGE
+    assert "use cluster, node" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--cap-add", "net_admin", "--cap-drop", "CAP_CHOWN"], "capability_add", ("CAP_NET_ADMIN",)),
+        (["--dns", "10.0.0.53", "--dns-search", "example.org"], "nameservers", ("10.0.0.53",)),
+        (["--host", "db:10.0.0.5", "--host", "db:10.0.0.5"], "hosts", ("db:10.0.0.5",)),
+        (["--sysctl", "net.core.somaxconn=99"], "sysctls", {"net.core.somaxconn": "99"}),
+        (["--ulimit", "nofile=10:20"], "ulimits", (Ulimit(name="nofile", soft=10, hard=20),)),
+        (["--group", "video"], "groups", ("video",)),
+        (["--limit-pids", "12"], "pids_limit", 12),
+        (["--oom-score-adj", "-5"], "oom_score_adj", -5),
+        (["--entrypoint", "/bin/run 'two words'"], "command", ("/bin/run", "two words")),
+    ],
+)
+def test_what_a_container_is_told(served: ControlServer, words: list[str], field: str, value: object) -> None:
+    assert main(["service", "create", "--name", "x", "-d", *words, "redis:7"]) == 0
+    assert getattr(only(served).spec.task.container, field) == value
+
+
+def test_lists_are_changed_by_key(served: ControlServer) -> None:
+    first = ["--generic-resource", "gpu=1", "--driver-opt", "a=1", "--log-driver", "syslog", "--log-opt", "tag=x"]
+    assert main(["service", "create", "--name", "x", "-d", *first, "--cap-add", "kill", "redis:7"]) == 0
+    change = ["--generic-resource-add", "gpu=2", "--driver-opt-rm", "a", "--log-opt", "tag=y", "--cap-drop", "kill"]
+    assert main(["service", "update", "x", "-d", *change]) == 0
+    task = only(served).spec.task
+    assert task.resources.reservations.generic == (GenericResource(kind="gpu", count=2),)
+    assert task.driver_options == {}
+    assert (task.log_driver.name, task.log_driver.options) == ("syslog", {"tag": "y"})
+    assert (task.container.capability_add, task.container.capability_drop) == ((), ("CAP_KILL",))
+
+
+def test_a_job_has_completions_and_tasks_at_a_time(served: ControlServer) -> None:
+    served.runs_tasks = False
+    words = ["--mode", "replicated-job", "--replicas", "9", "--max-concurrent", "3"]
+    assert main(["service", "create", "--name", "x", "-d", *words, "redis:7"]) == 0
+    assert only(served).spec.mode == ReplicatedJob(max_concurrent=3, total_completions=9)
+    assert main(["service", "create", "--name", "y", "-d", "--max-concurrent", "3", "redis:7"]) == Outcome.USAGE

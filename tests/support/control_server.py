@@ -48,6 +48,7 @@ from services.kit.state.transaction import Change, Op, Transaction, create, remo
 ObjectT = TypeVar("ObjectT", bound=Object)
 RequestT = TypeVar("RequestT", bound=Value)
 ReplyT = TypeVar("ReplyT", bound=Value)
+ResultT = TypeVar("ResultT")
 AT = 1_700_000_000.0
 
 
@@ -67,6 +68,7 @@ class ControlServer:
         self.log_batches: list[logs.LogBatch] = []
         self._requests: dict[str, ServiceId] = {}
         self._sequence = 0
+        self._history: list[tuple[int, tuple[Change, ...]]] = []
         self._watchers: set[asyncio.Queue[tuple[int, tuple[Change, ...]]]] = set()
         self.node = NodeId(self.ids.new("node"))
         self.commit(
@@ -127,6 +129,7 @@ class ControlServer:
         result, changes = self.state.apply(transaction)
         if result.conflict is not None:
             raise Conflict(result.conflict.message)
+        self._history.append((result.version, changes))
         for queue in self._watchers:
             queue.put_nowait((result.version, changes))
         return result.version
@@ -351,6 +354,9 @@ class ControlServer:
     async def _watch(self, context: Context, request: control.WatchObjects) -> AsyncIterator[control.ObjectEvents]:
         self.calls["control.watch"] += 1
         queue: asyncio.Queue[tuple[int, tuple[Change, ...]]] = asyncio.Queue()
+        for version, changes in self._history:
+            if 0 < request.version < version:
+                queue.put_nowait((version, changes))
         self._watchers.add(queue)
         try:
             yield control.ObjectEvents(version=request.version or self.state.version)
@@ -386,6 +392,14 @@ class ServedSocket:
         bus = ZmqBus(clock=SystemClock(), process="gateway")
         await self.server.listen(bus, self.path)
         return bus
+
+    def call(self, act: Callable[[ControlServer], ResultT]) -> ResultT:
+        """Change the server's state from the test's own thread."""
+
+        async def run() -> ResultT:
+            return act(self.server)
+
+        return self._thread.run(run())
 
     def close(self) -> None:
         """Stop listening and end the thread."""

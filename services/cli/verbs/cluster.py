@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from services.cli.commands import Command
 from services.cli.context import Context
+from services.cli.listing import show_list, show_page
 from services.cli.outcomes import Outcome
 from services.cli.pages import cluster_page
-from services.cli.parser import Parser, UsageError, add_json, add_listing
+from services.cli.parser import Parser, UsageError, add_format, add_json, add_listing
 from services.cli.plain import to_json
 from services.cli.reading import Reading
 from services.cli.tables import CLUSTER_HEADER, cluster_rows
@@ -22,27 +23,19 @@ from services.kit.model.validate import cluster_problems
 
 def _inspect_arguments(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", default=DEFAULT, metavar="NAME", help="the cluster (default: the only one)")
-    add_json(parser)
+    add_format(parser)
 
 
 async def _inspect(context: Context, flags: argparse.Namespace) -> Outcome:
     cluster = await context.client.clusters.get(flags.name)
-    lines = [to_json(cluster)] if flags.json else cluster_page(cluster)
-    for line in lines:
-        context.output.line(line)
+    show_page(context, flags, cluster, lambda: cluster_page(cluster))
     return Outcome.OK
 
 
 async def _list(context: Context, flags: argparse.Namespace) -> Outcome:
     clusters = await context.client.clusters.list()
-    if flags.json:
-        context.output.line(to_json(clusters))
-    elif flags.quiet:
-        for cluster in clusters:
-            context.output.line(cluster.id)
-    else:
-        rows = cluster_rows(clusters, now=context.clock.wall(), whole=flags.no_trunc)
-        context.output.table(CLUSTER_HEADER, rows)
+    rows = cluster_rows(clusters, now=context.clock.wall(), whole=flags.no_trunc)
+    show_list(context, flags, clusters, CLUSTER_HEADER, rows)
     return Outcome.OK
 
 

@@ -8,16 +8,16 @@ from msgspec.structs import replace
 
 from services.cli.commands import Command, Run
 from services.cli.context import Context
+from services.cli.listing import show_list, show_page
 from services.cli.outcomes import Outcome
 from services.cli.pages import node_page
-from services.cli.parser import Parser, UsageError, add_flag, add_json, add_listing
-from services.cli.plain import to_json
+from services.cli.parser import Parser, UsageError, add_flag, add_format, add_listing
 from services.cli.reading import Reading
 from services.cli.tables import NODE_HEADER, TASK_HEADER, node_rows, task_rows
 from services.client import text
 from services.kit.messages.control import Filters
 from services.kit.model.specs import NodeSpec
-from services.kit.model.states import Availability, TaskState
+from services.kit.model.states import Availability, Role, TaskState
 
 
 def _nodes(parser: Parser) -> None:
@@ -26,31 +26,22 @@ def _nodes(parser: Parser) -> None:
 
 async def _list(context: Context, flags: argparse.Namespace) -> Outcome:
     nodes = await context.client.nodes.list()
-    if flags.json:
-        context.output.line(to_json(nodes))
-    elif flags.quiet:
-        for node in nodes:
-            context.output.line(node.id)
-    else:
-        here = (await context.client.version()).node_id
-        context.output.table(NODE_HEADER, node_rows(nodes, here=here, whole=flags.no_trunc))
+    here = "" if flags.json or flags.quiet else (await context.client.version()).node_id
+    show_list(context, flags, nodes, NODE_HEADER, node_rows(nodes, here=here, whole=flags.no_trunc))
     return Outcome.OK
 
 
 def _inspect_arguments(parser: Parser) -> None:
     parser.add_argument("node", metavar="NODE", help="id, hostname, or beginning of an id")
     add_flag(parser, "-a", "--all", help="show ended tasks as well")
-    add_json(parser)
+    add_format(parser)
 
 
 async def _inspect(context: Context, flags: argparse.Namespace) -> Outcome:
     async with context.suggesting_nodes(flags.node):
         node = await context.client.nodes.get(flags.node)
-    if flags.json:
-        context.output.line(to_json(node))
+    if not show_page(context, flags, node, lambda: node_page(node)):
         return Outcome.OK
-    for line in node_page(node):
-        context.output.line(line)
     tasks = await context.client.tasks.list(Filters(node_ids=(node.id,)))
     shown = [task for task in tasks if flags.all or task.status.state <= TaskState.RUNNING]
     if shown:
@@ -112,6 +103,19 @@ def _setting(availability: Availability) -> Run:
     return run
 
 
+def _becoming(role: Role) -> Run:
+    """Return the verb that changes what a node shall be."""
+
+    async def run(context: Context, flags: argparse.Namespace) -> Outcome:
+        async def act(ref: str) -> str:
+            async with context.suggesting_nodes(ref):
+                return (await context.client.nodes.update(ref, lambda spec: replace(spec, desired_role=role))).id
+
+        return await context.each(flags.nodes, act)
+
+    return run
+
+
 def _remove_arguments(parser: Parser) -> None:
     _nodes(parser)
     add_flag(parser, "-f", "--force", help="remove a node that is still ready")
@@ -146,6 +150,18 @@ COMMANDS = (
         summary="let a node take tasks again",
         arguments=_nodes,
         run=_setting(Availability.ACTIVE),
+    ),
+    Command(
+        name="promote",
+        summary="make workers managers: they get a certificate of that role and a vote",
+        arguments=_nodes,
+        run=_becoming(Role.MANAGER),
+    ),
+    Command(
+        name="demote",
+        summary="make managers workers; the last ones that hold a majority stay",
+        arguments=_nodes,
+        run=_becoming(Role.WORKER),
     ),
     Command(
         name="rm",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Iterable
 from contextlib import aclosing
 
 from services.cli import waiting
 from services.cli.commands import Command, Tail
 from services.cli.context import Context, report
+from services.cli.listing import show_list, show_page
 from services.cli.log_view import LogView
 from services.cli.outcomes import Outcome, outcome_of
 from services.cli.pages import service_page
-from services.cli.parser import Parser, UsageError, add_flag, add_json, add_listing, add_resolve
-from services.cli.plain import to_json
+from services.cli.parser import Parser, UsageError, add_flag, add_format, add_listing, add_resolve
 from services.cli.service_flags import create_arguments, update_arguments, waiting_arguments
-from services.cli.tables import SERVICE_HEADER, TASK_HEADER, service_rows, task_rows
+from services.cli.tables import SERVICE_HEADER, TASK_HEADER, in_order, service_rows, task_rows
 from services.cli.waiting import Patience
 from services.client import text
 from services.kit.errors import NotFound, SwarmError
@@ -69,15 +70,10 @@ async def _list(context: Context, flags: argparse.Namespace) -> Outcome:
 
 async def print_services(context: Context, services: tuple[Service, ...], flags: argparse.Namespace) -> None:
     """Print a list of services as the flags of a list ask for."""
-    if flags.json:
-        context.output.line(to_json(services))
-    elif flags.quiet:
-        for service in services:
-            context.output.line(service.id)
-    else:
-        ids = tuple(service.id for service in services)
-        statuses = await context.client.services.statuses(ids) if ids else ()
-        context.output.table(SERVICE_HEADER, service_rows(services, statuses, whole=flags.no_trunc))
+    ids = tuple(service.id for service in services)
+    needed = ids and not (flags.json or flags.quiet)
+    statuses = await context.client.services.statuses(ids) if needed else ()
+    show_list(context, flags, services, SERVICE_HEADER, service_rows(services, statuses, whole=flags.no_trunc))
 
 
 def _ps_arguments(parser: Parser) -> None:
@@ -98,49 +94,41 @@ async def _ps(context: Context, flags: argparse.Namespace) -> Outcome:
             outcome = outcome or outcome_of(error)
     if services:
         tasks = await context.client.tasks.list(Filters(service_ids=tuple(service.id for service in services)))
-        await _print_tasks(context, services, tasks, flags)
+        await print_tasks(context, services, tasks, flags)
     return outcome
 
 
-async def _print_tasks(
-    context: Context, services: list[Service], tasks: tuple[Task, ...], flags: argparse.Namespace
+async def print_tasks(
+    context: Context, services: Iterable[Service], tasks: tuple[Task, ...], flags: argparse.Namespace
 ) -> None:
-    if flags.json:
-        context.output.line(to_json(tasks))
-        return
-    if flags.quiet:
-        for task in tasks:
-            context.output.line(task.id)
-        return
+    """Print a list of tasks as the flags of a list ask for."""
     names: dict[ServiceId, str] = {}
     if not flags.no_resolve:
         names = {service.id: service.spec.annotations.name for service in services}
-    nodes = await context.node_names(resolve=not flags.no_resolve)
-    rows = task_rows(tasks, names=names, nodes=nodes, now=context.clock.wall(), whole=flags.no_trunc)
-    context.output.table(TASK_HEADER, rows)
+    nodes = await context.node_names(resolve=not (flags.no_resolve or flags.json or flags.quiet))
+    ordered = in_order(tasks, names)
+    rows = task_rows(ordered, names=names, nodes=nodes, now=context.clock.wall(), whole=flags.no_trunc)
+    show_list(context, flags, ordered, TASK_HEADER, rows)
 
 
 def _inspect_arguments(parser: Parser) -> None:
     _service(parser)
     add_flag(parser, "-a", "--all", help="show ended tasks as well")
-    add_json(parser)
+    add_format(parser)
     add_resolve(parser)
 
 
 async def _inspect(context: Context, flags: argparse.Namespace) -> Outcome:
     async with context.suggesting_services(flags.service):
         service = await context.client.services.get(flags.service)
-    if flags.json:
-        context.output.line(to_json(service))
+    if not show_page(context, flags, service, lambda: service_page(service)):
         return Outcome.OK
-    for line in service_page(service):
-        context.output.line(line)
     tasks = await context.client.tasks.list(Filters(service_ids=(service.id,)))
     shown = tuple(task for task in tasks if flags.all or task.status.state <= TaskState.RUNNING)
     if shown:
         context.output.line()
         flags.quiet, flags.no_trunc = False, False
-        await _print_tasks(context, [service], shown, flags)
+        await print_tasks(context, [service], shown, flags)
     return Outcome.OK
 
 
