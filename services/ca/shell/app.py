@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from services.ca.config import CaSettings
 from services.ca.core import policy
 from services.ca.core.issuance import Root, Signed, node_of_key, plan_birth, plan_renewal
-from services.ca.shell.crypto import Signer, make_root
+from services.ca.shell.crypto import Signer, Signs, make_root
 from services.ca.shell.founder import Founder
 from services.ca.shell.keystore import Keystore
 from services.ca.shell.ledger import Ledger
@@ -38,7 +38,10 @@ CONFLICTS_MAX = 5
 class CaApp:
     """One run of the ca process."""
 
-    def __init__(self, settings: CaSettings, runtime: Runtime) -> None:
+    def __init__(
+        self, settings: CaSettings, runtime: Runtime, *, make_signer: Callable[[Root], Signs] = Signer
+    ) -> None:
+        self._make_signer = make_signer
         self._settings = settings
         self._runtime = runtime
         self._log = Log("ca")
@@ -47,7 +50,7 @@ class CaApp:
         self._keystore = Keystore(settings.state_dir / "certificates")
         self._ledger = Ledger(runtime, settings.socket("raft"))
         self._founder = Founder(settings, runtime, self._ledger, self._keystore)
-        self._signer: Signer | None = None
+        self._signer: Signs | None = None
         self._one_at_a_time = asyncio.Lock()
 
     # -- life
@@ -157,7 +160,7 @@ class CaApp:
     def _sign(self, cluster: Cluster, node_id: NodeId, role: Role, public_key: bytes) -> Signed:
         root = Root(certificate=cluster.root_ca.ca_cert, key=cluster.root_ca.ca_key)
         if self._signer is None or self._signer.root != root:
-            self._signer = Signer(root)
+            self._signer = self._make_signer(root)
         return self._signer.sign(
             public_key=public_key,
             node_id=node_id,

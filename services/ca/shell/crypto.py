@@ -7,6 +7,7 @@ for key agreement only (RFC 8410). Dates go back an hour, so that a peer whose c
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -47,6 +48,17 @@ def make_root(now: float, key_pem: bytes = b"") -> Root:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Root(certificate=certificate.public_bytes(serialization.Encoding.PEM), key=key_bytes)
+
+
+class Signs(Protocol):
+    """Whoever signs node certificates under one root."""
+
+    root: Root
+
+    def sign(
+        self, *, public_key: bytes, node_id: NodeId, cluster_id: ClusterId, role: Role, validity_s: float, now: float
+    ) -> Signed:
+        """Certify a node's 32-byte key."""
 
 
 class Signer:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
-from services.gateway.core.table import Gap, RouteBook
-from services.gateway.shell.keeper import PlaneKeeper
+from services.gateway.core.table import Change, Gap, RouteBook
+from services.gateway.plane.messages import Counts
 from services.kit.bus.api import Connection
 from services.kit.bus.session import ManagerLink
 from services.kit.errors import SwarmError, Unavailable
@@ -24,6 +25,31 @@ from services.kit.store.line import BackOff
 _TRAFFIC = ("open", "connections", "failures", "ejections", "bytes_in", "bytes_out")
 
 
+class Plane(Protocol):
+    """The data plane as the ingress and the app see it; the keeper of real workers is one."""
+
+    closed_ports: dict[str, str]
+    """Ports of the table that are not open on this node, and why."""
+
+    async def start(self) -> None:
+        """Return when every worker is there."""
+
+    async def failed(self) -> BaseException:
+        """Wait for a broken invariant and return it."""
+
+    def take(self, change: Change) -> None:
+        """Act on a change of the table."""
+
+    async def counts(self) -> list[Counts]:
+        """Return the numbers of every worker that answers in time."""
+
+    async def drain(self, within_s: float) -> None:
+        """End the data plane; open connections get this time."""
+
+    async def detach(self) -> None:
+        """Leave the workers to themselves until the next gateway comes."""
+
+
 class Ingress:
     """This node's part of the swarm's load balancer."""
 
@@ -31,14 +57,14 @@ class Ingress:
         """``revoked`` is told the keys of removed nodes whenever they change."""
         self.book = RouteBook()
         self._revoked = revoked
-        self._keeper: PlaneKeeper | None = None
+        self._keeper: Plane | None = None
         self._confirmed: AckRoutes | None = None
         self._has_table = False
         """False until this leader's first table: what is confirmed before then are another leader's epochs."""
         self._news = asyncio.Event()
         self._log = Log("ingress")
 
-    def use(self, keeper: PlaneKeeper) -> None:
+    def use(self, keeper: Plane) -> None:
         """Take the keeper of the data plane."""
         self._keeper = keeper
 
