@@ -1,7 +1,8 @@
 """Read index (Raft §6.4): a leader proves that it still leads before it answers what the newest committed state is (hazard H5).
 
 All reads that wait share a round. A round is confirmed when a majority has answered a ping sent after the reads arrived, in the same
-term, and an entry of that term is committed.
+term, and an entry of that term is committed. A ping may get lost (a member that was just added, or is not in this term yet, drops it), so
+members are asked again until the round is settled; an answer to a later ping counts for all rounds before it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ class Leading:
 class ReadIndex:
     """The reads that wait, and the rounds under way."""
 
-    def __init__(self, me: NodeId, *, timeout_s: float) -> None:
+    def __init__(self, me: NodeId, *, timeout_s: float, again_s: float) -> None:
         self._me = me
         self._timeout_s = timeout_s
+        self._again_s = again_s
+        self._pinged_at = 0.0
         self._waiting: list[Answer] = []
         self._rounds: dict[int, _Round] = {}
         self._number = 0
@@ -54,22 +57,24 @@ class ReadIndex:
         self._waiting.append(answer)
 
     def begin(self, leading: Leading, now: float) -> int | None:
-        """Start a round for those in line and return its number, None when nobody waits; members are pinged with it."""
-        if not self._waiting:
-            return None
+        """Start a round for those in line. Returns the number to ping the members with, None when there is nothing to ask now."""
         answers, self._waiting = self._waiting, []
         if leading.term is None:
             _answer_all(answers, None)
             return None
-        self._number += 1
-        self._rounds[self._number] = _Round(self._number, leading.term, now, answers)
+        if answers:
+            self._number += 1
+            self._rounds[self._number] = _Round(self._number, leading.term, now, answers)
+        elif not self._rounds or now - self._pinged_at < self._again_s:
+            return None
+        self._pinged_at = now
         return self._number
 
     def confirm(self, member: NodeId, term: int, number: int) -> None:
-        """Take a member's answer to a ping."""
-        round_ = self._rounds.get(number)
-        if round_ is not None and round_.term == term:
-            round_.confirmed_by.add(member)
+        """Take a member's answer to a ping, for all rounds that had begun when it was sent."""
+        for round_ in self._rounds.values():
+            if round_.number <= number and round_.term == term:
+                round_.confirmed_by.add(member)
 
     def settle(self, leading: Leading, members: frozenset[NodeId], now: float) -> None:
         """Answer every round that is confirmed, lost or too old."""

@@ -11,7 +11,7 @@ from services.kit.bus.identity import load_identity
 from services.kit.bus.ports import node_ports
 from services.kit.bus.rpc import Table
 from services.kit.bus.session import ManagerLink
-from services.kit.errors import InvalidArgument, SwarmError
+from services.kit.errors import InvalidArgument, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages import consensus, store
 from services.kit.model.ids import NodeId
@@ -246,46 +246,51 @@ class RaftApp:
             await self._register()
 
     async def _register(self) -> None:
+        if self._registered:
+            return
+        link = ManagerLink(self._runtime.bus, self._other_managers(), rng=self._runtime.rng)
         back_off = BackOff(first_s=0.05)
-        while not self._registered:
-            try:
-                await self._ask_to_join()
-                async with asyncio.timeout(REGISTERED_S):
-                    while not self._registered:
-                        await self._driver.turned.wait()
-            except InvalidArgument:
-                raise
-            except (SwarmError, TimeoutError) as error:
-                self._log.info("not registered yet", reason=str(error))
-                await back_off.wait()
+        try:
+            while not self._registered:
+                link.set_managers(self._other_managers())
+                try:
+                    await self._try_to_register(link)
+                except InvalidArgument:
+                    raise
+                except (SwarmError, TimeoutError) as error:
+                    self._log.info("not registered yet", reason=str(error))
+                    if not isinstance(error, Unavailable):  # else the link knows whom to ask next, and when
+                        await back_off.wait()
+        finally:
+            await link.close()
+
+    async def _try_to_register(self, link: ManagerLink) -> None:
+        if self._member.leads:
+            await self._roster.join(self._record)
+        else:
+            await self._ask_to_join(link)
+        async with asyncio.timeout(REGISTERED_S):
+            while not self._registered:
+                await self._driver.turned.wait()
 
     @property
     def _registered(self) -> bool:
         return self._member.log.membership.latest.members.get(self._member.me) == self._record
 
-    async def _ask_to_join(self) -> None:
-        if self._member.leads:
-            await self._roster.join(self._record)
-            return
+    async def _ask_to_join(self, link: ManagerLink) -> None:
         request = store.JoinRequest(
             raft_addr=self._record.raft_addr,
             remote_addr=self._record.remote_addr,
             certificate=self._record.certificate,
             incarnation=self._record.incarnation,
         )
-        link = ManagerLink(self._runtime.bus, self._other_managers(), rng=self._runtime.rng)
-        try:
-            await self._join_through(link, request)
-        finally:
-            await link.close()
-
-    async def _join_through(self, link: ManagerLink, request: store.JoinRequest) -> None:
         connection = await link.connection(timeout_s=store.JOIN.timeout_s)
         try:
             reply = await connection.call(store.JOIN, request)
         except SwarmError as error:
             await link.report(connection, error)
             raise
+        link.succeeded()
         self._log.info("joined", members=len(reply.members))
 
     def _other_managers(self) -> list[ManagerPeer]:

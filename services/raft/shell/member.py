@@ -130,6 +130,8 @@ class Member(Seat):
         self._linked_at.pop(peer, None)
         self.outbox.forget(peer)
         self.consensus.disconnected(peer)
+        if peer == self._known_leader:
+            self.reading.lose_leader()
 
     def silent_links(self) -> list[NodeId]:
         """Return peers whose link seems to work and who say nothing."""

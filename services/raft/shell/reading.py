@@ -16,8 +16,9 @@ class Reading:
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
-        self._index = ReadIndex(seat.me, timeout_s=READ_TIMEOUT_S)
-        self._asks: dict[int, Answer] = {}
+        self._index = ReadIndex(seat.me, timeout_s=READ_TIMEOUT_S, again_s=seat.timing.heartbeat_s)
+        self._asks: dict[int, tuple[Answer, float]] = {}
+        """What the leader was asked, and when."""
         self._ask = 0
 
     def ask(self, answer: Answer) -> None:
@@ -27,7 +28,7 @@ class Reading:
             self._index.ask(answer)
         elif leader is not None:
             self._ask += 1
-            self._asks[self._ask] = answer
+            self._asks[self._ask] = (answer, self._seat.clock.monotonic())
             if not self._seat.send_now(leader, messages.ReadAsk(self._ask)):
                 self._settle_ask(self._ask, None)
         else:
@@ -35,10 +36,10 @@ class Reading:
 
     def abandon(self, answer: Answer) -> None:
         """Forget a read that nobody waits for any more."""
-        self._asks = {ask: known for ask, known in self._asks.items() if known is not answer}
+        self._asks = {ask: known for ask, known in self._asks.items() if known[0] is not answer}
 
     def lose_leader(self) -> None:
-        """The leader that was asked is not the leader any more."""
+        """The leader that was asked does not lead any more, or cannot be reached."""
         for ask in list(self._asks):
             self._settle_ask(ask, None)
 
@@ -57,7 +58,9 @@ class Reading:
                 self._settle_ask(message.ask, message.index or None)
 
     def turn(self, now: float) -> None:
-        """Begin a round for who waits, and settle the rounds that can be."""
+        """Begin a round for who waits, settle the rounds that can be, and give up what the leader does not answer."""
+        for ask in [ask for ask, (_, asked_at) in self._asks.items() if now - asked_at > READ_TIMEOUT_S]:
+            self._settle_ask(ask, None)
         if not self._index.busy:
             return
         seat = self._seat
@@ -82,6 +85,6 @@ class Reading:
             answer(None)
 
     def _settle_ask(self, ask: int, index: int | None) -> None:
-        answer = self._asks.pop(ask, None)
-        if answer is not None:
-            answer(index)
+        known = self._asks.pop(ask, None)
+        if known is not None:
+            known[0](index)

@@ -167,7 +167,7 @@ def leading(term: int | None = 3, commit: int = 7, commit_term: int = 3) -> Lead
 
 
 def test_a_read_needs_a_majority_of_this_term() -> None:
-    reads = ReadIndex(NodeId("a"), timeout_s=2)
+    reads = ReadIndex(NodeId("a"), timeout_s=2, again_s=0.06)
     answers: list[int | None] = []
     reads.ask(answers.append)
     number = reads.begin(leading(), 0.0)
@@ -182,8 +182,36 @@ def test_a_read_needs_a_majority_of_this_term() -> None:
     assert answers == [7]
 
 
+def test_members_are_asked_again_because_a_ping_may_get_lost_and_one_answer_serves_all_rounds_before_it() -> None:
+    reads = ReadIndex(NodeId("a"), timeout_s=2, again_s=0.06)
+    answers: list[int | None] = []
+    reads.ask(answers.append)
+    assert reads.begin(leading(), 0.0) == 1
+    assert reads.begin(leading(), 0.05) is None
+    assert reads.begin(leading(), 0.06) == 1
+    reads.ask(answers.append)
+    assert reads.begin(leading(), 0.07) == 2
+    reads.confirm(NodeId("b"), 3, 2)
+    reads.settle(leading(), ABC, 0.08)
+    assert answers == [7, 7]
+    assert reads.begin(leading(), 9.0) is None
+
+
+def test_an_answer_to_an_earlier_ping_does_not_confirm_a_later_read() -> None:
+    reads = ReadIndex(NodeId("a"), timeout_s=2, again_s=0.06)
+    answers: list[int | None] = []
+    reads.ask(lambda _: None)
+    first = reads.begin(leading(), 0.0)
+    reads.ask(answers.append)
+    reads.begin(leading(), 0.01)
+    assert first is not None
+    reads.confirm(NodeId("b"), 3, first)
+    reads.settle(leading(), ABC, 0.02)
+    assert answers == []
+
+
 def test_a_read_waits_for_an_entry_of_the_leaders_own_term() -> None:
-    reads = ReadIndex(NodeId("a"), timeout_s=2)
+    reads = ReadIndex(NodeId("a"), timeout_s=2, again_s=0.06)
     answers: list[int | None] = []
     reads.ask(answers.append)
     reads.begin(leading(commit_term=2), 0.0)
@@ -195,7 +223,7 @@ def test_a_read_waits_for_an_entry_of_the_leaders_own_term() -> None:
 
 def test_a_read_fails_when_leadership_is_lost_or_time_runs_out() -> None:
     for later, now in ((leading(term=4), 0.0), (leading(term=None), 0.0), (leading(), 3.0)):
-        reads = ReadIndex(NodeId("a"), timeout_s=2)
+        reads = ReadIndex(NodeId("a"), timeout_s=2, again_s=0.06)
         answers: list[int | None] = []
         reads.ask(answers.append)
         reads.begin(leading(), 0.0)

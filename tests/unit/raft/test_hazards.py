@@ -206,6 +206,18 @@ def test_h5_a_new_leader_answers_reads_only_after_an_entry_of_its_own_term(group
     assert answers[0] > written
 
 
+def test_h5_a_read_whose_pings_were_lost_is_answered_soon(group: Group) -> None:
+    leader = settled(group)
+    answers: list[int | None] = []
+    leader.reading.ask(answers.append)
+    leader.turn()
+    for (source, _), queue in group.links.items():
+        if source == leader.me:
+            queue.clear()
+    group.run(0.2)
+    assert answers == [leader.commit_index]
+
+
 # -- H6
 
 
