@@ -13,6 +13,7 @@ from services.kit.model.states import (
     FailureAction,
     Membership,
     MountType,
+    PlacementStrategy,
     Protocol,
     ProxyVersion,
     PublishMode,
@@ -80,6 +81,14 @@ class Placement(Value, frozen=True, kw_only=True):
     platforms: tuple[Platform, ...] = ()
     max_replicas: int = 0
     """Most tasks of the service per node; 0 means without limit."""
+    strategy: PlacementStrategy = PlacementStrategy.SPREAD
+    """Beyond SwarmKit, as everything that follows here."""
+    affinity: tuple[str, ...] = ()
+    """Names of services of which a task must be on the node."""
+    anti_affinity: tuple[str, ...] = ()
+    """Names of services of which no task may be on the node; they keep away in turn. A service's own name: one task a node."""
+    priority: int = 0
+    """Higher ones are placed first, and may displace lower ones when the cluster allows it."""
 
 
 class Platform(Value, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.dispatcher.core.fleet.bits import Bits, bits_of
+from services.dispatcher.core.fleet.bits import Bits, bits_of, rows_of
 
 _EXACT = 8
 """Amounts below this have a class of their own."""
@@ -92,13 +92,7 @@ class Dimension:
         surely = self.from_class(cls + 1)
         between = self.from_class(cls) ^ surely
         free = self.free
-        while between:
-            row = between.bit_length() - 1
-            bit = 1 << row
-            between ^= bit
-            if free[row] >= amount:
-                surely |= bit
-        return surely
+        return surely | bits_of(row for row in rows_of(between) if free[row] >= amount)
 
     def _shift(self, bits: Bits, old: int, new: int) -> None:
         """Move rows from one class to another."""

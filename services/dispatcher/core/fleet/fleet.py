@@ -66,6 +66,8 @@ class Fleet:
         self.ports: Marks[HostPort] = Marks()
         self.shunned: Marks[str] = Marks()
         """Rows with a task that wants no task of the named service beside it."""
+        self.sought: set[str] = set()
+        """Services beside which somebody waits to be: their tasks improve a row."""
         self.failures = Failures()
         self.epoch = 0
         """Moves with every change; what was found at one epoch holds as long as it stands still."""
@@ -137,8 +139,9 @@ class Fleet:
         account.add(row, tasks)
         for name in group.anti_affinity:
             self.shunned.add(name, row, tasks)
-        if tasks < 0:
+        if tasks < 0 or group.name in self.sought:
             self.improved |= 1 << row & self.known
+        if not account.tasks:
             self.close_if_empty(group)
 
     def discount(self, group: Group, row: int) -> None:
@@ -158,6 +161,8 @@ class Fleet:
             for row in rows:
                 self.totals.move(row, self.totals.at[row] + 1)
         self.account_of(group).add_one_each(rows, bits, before)
+        if group.name in self.sought:
+            self.improved |= bits
         if group.host_ports or group.anti_affinity or self.loads is not None or self.bands is not None:
             for row in rows:
                 self._mark(group, row)

@@ -14,7 +14,7 @@ import msgspec
 
 from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.group import GENERIC, Group
-from services.dispatcher.core.fleet.match import fits
+from services.dispatcher.core.fleet.match import fits, possible
 from services.dispatcher.core.fleet.planner import plan
 from services.kit.model.ids import NodeId, TaskId
 from services.kit.model.specs import GenericResource
@@ -86,14 +86,19 @@ class Ledger:
             placements.append(self._enter(task, group, row))
         return placements
 
-    def confirm(self, group: Group, task: TaskId, node: NodeId) -> Placement | None:
-        """Enter a task on the node it was made for, None when it does not fit there."""
-        row = self.fleet.row_of.get(node)
-        if row is None or not fits(self.fleet, group, row):
-            return None
-        self.fleet.occupy(group, row)
-        self.fleet.count(group, row)
-        return self._enter(task, group, row)
+    def confirm(
+        self, group: Group, tasks: Iterable[tuple[TaskId, NodeId]]
+    ) -> Iterator[tuple[TaskId, Placement | None]]:
+        """Enter tasks on the nodes they were made for, each with None when it does not fit there."""
+        rows = possible(self.fleet, group)
+        for task, node in tasks:
+            row = self.fleet.row_of.get(node)
+            if row is None or not rows >> row & 1 or not fits(self.fleet, group, row):
+                yield task, None
+                continue
+            self.fleet.occupy(group, row)
+            self.fleet.count(group, row)
+            yield task, self._enter(task, group, row)
 
     def _enter(self, task: TaskId, group: Group, row: int) -> Placement:
         """Enter a task whose place the fleet counts already."""

@@ -131,6 +131,8 @@ def possible(fleet: Fleet, group: Group) -> Bits:
 
 
 def fits(fleet: Fleet, group: Group, row: int) -> bool:
-    """Tell whether one row may have a task of the group."""
-    enough = all(fleet.dimension(need.resource).free[row] >= need.amount for need in group.needs)
-    return enough and bool(standing(fleet, group) >> row & 1)
+    """Tell whether one row that is possible may have a task of the group now, after others were placed on it."""
+    if any(fleet.dimension(need.resource).free[row] < need.amount for need in group.needs):
+        return False
+    changing = has_ports_free(fleet, group) & is_below_max(fleet, group) & is_good_company(fleet, group)
+    return bool(changing >> row & 1)

@@ -1,6 +1,6 @@
 """Why no node may have a task of a group: how many nodes each filter refused, and that in SwarmKit's words.
 
-Looked at only when something stays pending, and once for all groups that ask the same between two changes of the fleet.
+Looked at only when something stays pending; the scheduler asks once a pass for all groups of a class.
 """
 
 from __future__ import annotations
@@ -47,31 +47,6 @@ REASONS = (
     Reason(match.is_good_company, "affinity not satisfied on 1 node", "affinity not satisfied on {} nodes"),
 )
 """All filters, in the order in which a node's first refusal counts."""
-
-
-class Why:
-    """Explanations, remembered while the fleet stands still."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-        self._epoch = -1
-        self._told: dict[tuple[object, ...], str] = {}
-
-    def text(self, group: Group) -> str:
-        """Say why no node may have another task of the group, most refusals first."""
-        if self._epoch != self._fleet.epoch:
-            self._epoch = self._fleet.epoch
-            self._told.clear()
-        key = class_of(self._fleet, group)
-        text = self._told.get(key)
-        if text is None:
-            text = self._told[key] = tell(refusals(self._fleet, group))
-        return text
-
-
-def class_of(fleet: Fleet, group: Group) -> tuple[object, ...]:
-    """Return what groups have in common that fit on the same rows, as the fleet is now."""
-    return (*group.signature, group.name) if group.name in fleet.shunned else group.signature
 
 
 def refusals(fleet: Fleet, group: Group, within: Bits = ALL) -> Mapping[Reason, int]:

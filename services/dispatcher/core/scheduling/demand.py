@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
-from services.kit.model.constraints import Constraint, parse_constraints
-from services.kit.model.ids import ServiceId
-from services.kit.model.objects import SpecVersion
-from services.kit.model.specs import GenericResource, Platform
-from services.kit.model.states import Protocol, PublishMode
-
-Group = tuple[ServiceId, int]
-"""Service and spec version: tasks of a group are placed together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """The demand of a group; shared by all of its tasks."""
-
-    group: Group
-    driver: str
-    nano_cpus: int
-    memory_bytes: int
-    generic: tuple[GenericResource, ...]
-    constraints: tuple[Constraint, ...]
-    platforms: tuple[Platform, ...]
-    host_ports: tuple[tuple[int, Protocol], ...]
-    max_replicas: int
-    preferences: tuple[str, ...]
-
-    @property
-    def service(self) -> ServiceId:
-        """Whose tasks these are."""
-        return self.group[0]
+from services.dispatcher.core.fleet.facts import driver_able, plugin_able
+from services.dispatcher.core.fleet.group import CPU, GENERIC, MEMORY, Group, HostPort, Need, needs_of
+from services.kit.model.constraints import parse_constraints
+from services.kit.model.ids import NetworkId
+from services.kit.model.objects import Network, SpecVersion
+from services.kit.model.specs import EndpointSpec, Resources, TaskSpec
+from services.kit.model.states import MountType, PublishMode
 
 
-def demand_of(spec: SpecVersion) -> Demand:
-    """Return what tasks of this version ask for."""
-    placement, reserved = spec.task.placement, spec.task.resources.reservations
-    return Demand(
-        group=(spec.service_id, spec.version),
-        driver=spec.task.driver,
-        nano_cpus=reserved.nano_cpus,
-        memory_bytes=reserved.memory_bytes,
-        generic=reserved.generic,
+def group_of(spec: SpecVersion, networks: Mapping[NetworkId, Network]) -> Group:
+    """Return the group of the tasks of this version."""
+    placement, name = spec.task.placement, spec.annotations.name
+    alone = name in placement.anti_affinity
+    return Group(
+        service=spec.service_id,
+        version=spec.version,
+        name=name,
+        needs=_needs(spec.task.resources.reservations),
+        drivers=tuple(_abilities(spec.task, networks)),
         constraints=parse_constraints(placement.constraints),
         platforms=placement.platforms,
-        host_ports=tuple(
-            (port.published_port, port.protocol)
-            for port in spec.endpoint.ports
-            if port.publish_mode is PublishMode.HOST and port.published_port
-        ),
-        max_replicas=placement.max_replicas,
+        host_ports=tuple(_host_ports(spec.endpoint)),
+        max_replicas=1 if alone else placement.max_replicas,
         preferences=tuple(preference.descriptor for preference in placement.preferences),
+        affinity=placement.affinity,
+        anti_affinity=tuple(other for other in placement.anti_affinity if other != name),
+        priority=placement.priority,
+        strategy=placement.strategy,
     )
+
+
+def _needs(reserved: Resources) -> tuple[Need, ...]:
+    amounts = {CPU: reserved.nano_cpus, MEMORY: reserved.memory_bytes}
+    for resource in reserved.generic:
+        kind = GENERIC + resource.kind
+        amounts[kind] = amounts.get(kind, 0) + resource.count
+    return needs_of(amounts)
+
+
+def _abilities(task: TaskSpec, networks: Mapping[NetworkId, Network]) -> Iterator[str]:
+    """Yield what the node must be able to do: the task's driver, and the plugins for its volumes, networks and log."""
+    yield driver_able(task.driver)
+    for mount in task.container.mounts:
+        if mount.type is MountType.VOLUME and mount.volume_driver not in {"", "local"}:
+            yield plugin_able("Volume", mount.volume_driver)
+    for attachment in task.networks:
+        network = networks.get(attachment.target)
+        if network is not None and network.spec.driver.name:
+            yield plugin_able("Network", network.spec.driver.name)
+    if task.log_driver.name not in {"", "none"}:
+        yield plugin_able("Log", task.log_driver.name)
+
+
+def _host_ports(endpoint: EndpointSpec) -> Iterator[HostPort]:
+    for port in endpoint.ports:
+        if port.publish_mode is PublishMode.HOST and port.published_port:
+            yield port.published_port, port.protocol

@@ -1,20 +1,31 @@
 """The scheduler: gives PENDING tasks a node (PENDING to ASSIGNED), or says in their status why there is none.
 
-Keys are groups (service, spec version), whose tasks are placed together, and ids of tasks that were made for a node (global
-services). What waits is tried again whenever a node changed or a task gave something back.
+It keeps the index of the fleet (see ``core/fleet``) and feeds it with what the store says. A pass places at most so many tasks that
+were stored before and comes back for the rest; tasks that this very pass has made are all placed, so that they are written once. What
+waits is tried again when something changes that can help it. Steps carry the group (service, spec version) or the id of a task that was
+made for a node.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
+from services.dispatcher.core.fleet.bits import Bits
+from services.dispatcher.core.fleet.fleet import Fleet
+from services.dispatcher.core.fleet.group import Group, GroupKey
+from services.dispatcher.core.fleet.ledger import Ledger, Placement
+from services.dispatcher.core.fleet.queue import GroupClass, Queue, class_of, is_scarce
+from services.dispatcher.core.fleet.why import NO_SUITABLE_NODE, refusals, tell
 from services.dispatcher.core.picture import Key, Picture, Plan, Step
-from services.dispatcher.core.scheduling.demand import Demand, Group, demand_of
-from services.dispatcher.core.scheduling.fleet import Fleet, Placement
+from services.dispatcher.core.scheduling.demand import group_of
+from services.dispatcher.core.scheduling.telling import Telling
+from services.dispatcher.core.scheduling.waiting import Waiting, group_key
 from services.dispatcher.core.tasks import PENDING, with_state
-from services.kit.model.ids import ServiceId, TaskId
+from services.kit.model.ids import NodeId, ServiceId, TaskId
 from services.kit.model.objects import Node, SpecVersion, Task
 from services.kit.model.states import TaskState
 from services.kit.state.state import Event
@@ -22,10 +33,14 @@ from services.kit.state.tables import Table
 
 ASSIGNED = "scheduler assigned task to node"
 CONFIRMED = "scheduler confirmed task can run on preassigned node"
-EXPLAIN_INTERVAL_S = 1.0
-"""A group's explanations are rewritten at most this often."""
-WAITING = "*"
-"""The key that stands for everything that waits."""
+ALL = "*"
+"""The key that stands for everything that is worth a try."""
+WORK_MAX = 4096
+"""Units of work a pass, about a microsecond each in the engine."""
+GROUP_WORK = 8
+"""What looking for the first place of a group costs; each further task costs one."""
+TURN = 10
+"""Tasks that a group gets in one turn when there is not enough for all."""
 
 _FAILED = frozenset({TaskState.FAILED, TaskState.REJECTED})
 _replace = msgspec.structs.replace
@@ -39,147 +54,245 @@ class Scheduler:
 
     def __init__(self) -> None:
         self._fleet = Fleet()
-        self._demands: dict[Group, Demand] = {}
-        self._waiting: dict[Group, dict[TaskId, None]] = {}
-        self._made_for: dict[TaskId, None] = {}
-        self._explained_at: dict[Group, float] = {}
+        self.ledger = Ledger(self._fleet)
+        self._queue = Queue(self._fleet)
+        self._waiting = Waiting()
+        self._telling = Telling()
+        self._groups: dict[GroupKey, Group] = {}
+        self._made_now: set[GroupKey] = set()
+        """Groups with tasks that were made in this pass."""
+
+    # -- what comes in
 
     def begin(self, view: Picture) -> Iterable[Key]:
         """Count what is placed, collect what waits."""
         self.__init__()  # type: ignore[misc]
-        for node in view.nodes.values():
-            self._fleet.put_node(node)
-        for task in view.tasks.values():
+        for node_id in sorted(view.nodes):
+            self._fleet.put(view.nodes[node_id])
+        for task in sorted(view.tasks.values(), key=lambda task: (task.service_id, task.slot, task.id)):
             self._take_in(view, task)
-        return (WAITING,)
+        return (ALL,)
 
     def notice(self, view: Picture, event: Event) -> Iterable[Key]:
         """New tasks to place, and a second chance for those that wait."""
-        thing = event.object
-        if isinstance(thing, Task):
-            return self._notice_task(view, event, thing)
-        if isinstance(thing, Node):
-            if event.new is None:
-                self._fleet.drop_node(thing.id)
-                return ()
-            self._fleet.put_node(thing)
-            return self._second_chance()
-        if isinstance(thing, SpecVersion) and event.new is None:
-            self._demands.pop((thing.service_id, thing.version), None)
-        return ()
+        match event.object:
+            case Task():
+                self._notice_task(view, event, event.object)
+            case Node() if event.new is None:
+                self._fleet.drop(event.object.id)
+            case Node():
+                self._fleet.put(event.object)
+            case SpecVersion():
+                self._notice_spec(event.object, gone=event.new is None)
+            case _:
+                pass
+        return (ALL,) if self._has_work else ()
 
-    def _second_chance(self) -> Iterable[Key]:
-        return (WAITING,) if self._waiting or self._made_for else ()
+    @property
+    def _has_work(self) -> bool:
+        if self._queue.has_ready or self._waiting.has_confirmable:
+            return True
+        return bool(self._fleet.improved) and (self._queue.has_blocked or any(True for _ in self._waiting.nodes()))
 
-    def _notice_task(self, view: Picture, event: Event, task: Task) -> Iterable[Key]:
+    def _notice_spec(self, spec: SpecVersion, *, gone: bool) -> None:
+        key = (spec.service_id, spec.version)
+        if gone:
+            self._groups.pop(key, None)
+            self._fleet.failures.forget_group(key)
+
+    def _notice_task(self, view: Picture, event: Event, task: Task) -> None:
         if event.new is None:
             self._forget(task)
-            return self._second_chance() if self._fleet.release(task.id) else ()
+            self.ledger.release(task.id)
+            return
         old = event.old
-        if (
-            isinstance(old, Task)
-            and task.status.state in _FAILED
-            and old.status.state not in _FAILED
-            and task.node_id is not None
-            and task.slot
-        ):
-            self._fleet.failed(task.node_id, (task.service_id, task.spec_version), task.status.applied_at)
-        return self._take_in(view, task)
+        if isinstance(old, Task) and task.status.state in _FAILED and old.status.state not in _FAILED and task.slot:
+            row = None if task.node_id is None else self._fleet.row_of.get(task.node_id)
+            if row is not None:
+                self._fleet.failures.add(group_key(task), row, task.status.applied_at)
+        self._take_in(view, task)
 
-    def _take_in(self, view: Picture, task: Task) -> Iterable[Key]:
-        """File a task where it belongs now, and return what is to be placed because of it."""
+    def _take_in(self, view: Picture, task: Task) -> None:
+        """File a task where it belongs now."""
         if task.status.state is TaskState.PENDING and task.desired_state <= TaskState.COMPLETE:
-            if task.node_id is not None:
-                self._made_for[task.id] = None
-                return (task.id,)
-            group = (task.service_id, task.spec_version)
-            self._waiting.setdefault(group, {})[task.id] = None
-            return (group,)
+            if self._waiting.add(task):
+                self.ledger.release(task.id)
+                self._let_try(view, task)
+            return
         self._forget(task)
         if task.node_id is None or not TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING:
-            return self._second_chance() if self._fleet.release(task.id) else ()
-        demand = self._demand(view, task)
-        if demand is not None:
+            self.ledger.release(task.id)
+            return
+        group = self._group(view, group_key(task))
+        if group is not None:
             counted = task.desired_state <= TaskState.COMPLETE
-            self._fleet.hold(task.id, demand, Placement(task.node_id, task.generic), counted=counted)
-        return ()
+            self.ledger.hold(task.id, group, Placement(task.node_id, task.generic), counted=counted)
+
+    def _let_try(self, view: Picture, task: Task) -> None:
+        key = group_key(task)
+        group = self._group(view, key)
+        if group is not None and task.node_id is None:
+            self._queue.ready(group)
+            if not task.meta.version:
+                self._made_now.add(key)
 
     def _forget(self, task: Task) -> None:
-        self._made_for.pop(task.id, None)
-        group = (task.service_id, task.spec_version)
-        waiting = self._waiting.get(group)
-        if waiting is not None:
-            waiting.pop(task.id, None)
-            if not waiting:
-                del self._waiting[group]
-                self._explained_at.pop(group, None)
+        self._waiting.discard(task)
+        key = group_key(task)
+        if not self._waiting.count(key):
+            self._queue.forget(key)
+            self._telling.forget(key)
+
+    def _group(self, view: Picture, key: GroupKey) -> Group | None:
+        group = self._groups.get(key)
+        if group is None:
+            spec = view.spec(*key)
+            if spec is None:
+                return None
+            group = self._groups[key] = group_of(spec, view.networks)
+        return group
+
+    # -- what goes out
 
     def plan(self, view: Picture, keys: Sequence[Key], now: float) -> Plan:
         """Place tasks made for a node first, then group by group."""
-        steps: list[Step] = []
-        wakes: dict[Key, float] = {}
-        everything = WAITING in keys
-        made_for = list(self._made_for) if everything else [key for key in keys if isinstance(key, str)]
-        groups: Iterable[Key] = list(self._waiting) if everything else [key for key in keys if isinstance(key, tuple)]
-        for task_id in made_for:
-            steps += self._confirm(view, TaskId(task_id), now)
-        for group in groups:
-            assert isinstance(group, tuple)
-            self._place_group(view, (ServiceId(group[0]), int(group[1])), now, steps, wakes)
-        return Plan(steps=steps, wakes=wakes)
+        for key in keys:
+            self._retry(view, key)
+        self._wake()
+        work = _Pass(self, view, now)
+        work.confirm()
+        work.place()
+        self._made_now.clear()
+        if self._queue.has_ready or self._waiting.has_confirmable:
+            work.wakes[ALL] = now
+        return Plan(steps=work.steps, wakes=work.wakes)
 
-    def _place_group(self, view: Picture, group: Group, now: float, steps: list[Step], wakes: dict[Key, float]) -> None:
-        tasks = self._unplaced(view, group)
-        demand = self._demand(view, tasks[0]) if tasks else None
-        if demand is None:
+    def _retry(self, view: Picture, key: Key) -> None:
+        """Take back placements that could not be written, and explanations that are due."""
+        if isinstance(key, str):
+            if key != ALL:
+                self.ledger.release(TaskId(key))
+                self._waiting.retry(TaskId(key))
             return
-        placements = self._fleet.place(demand, [task.id for task in tasks], now)
-        for task, placement in zip(tasks, placements, strict=False):
-            steps.append(Step(key=group, puts=(_assigned(task, placement, now, ASSIGNED),)))
-        left = tasks[len(placements) :]
-        if not left:
-            return
-        since = self._explained_at.get(group)
-        if since is not None and now < since + EXPLAIN_INTERVAL_S:
-            wakes[group] = since + EXPLAIN_INTERVAL_S
-            return
-        reason = self._fleet.explain(demand)
-        for task in left:
+        group = self._group(view, (ServiceId(key[0]), int(key[1])))
+        if group is not None and self._waiting.count(group.key):
+            for task in self._waiting.of(group.key):
+                self.ledger.release(task)
+            self._queue.ready(group)
+
+    def _wake(self) -> None:
+        """Give a try to what fits on rows that have improved."""
+        improved: Bits = self._fleet.improved
+        self._fleet.improved = 0
+        self._queue.wake(improved)
+        for node in list(self._waiting.nodes()) if improved else ():
+            row = self._fleet.row_of.get(node)
+            if row is not None and improved >> row & 1:
+                self._waiting.retry_on(node)
+
+
+class _Pass:
+    """One pass of the scheduler: what it has decided so far, and how much work is left."""
+
+    def __init__(self, scheduler: Scheduler, view: Picture, now: float) -> None:
+        self._scheduler = scheduler
+        self._fleet = scheduler._fleet
+        self._ledger = scheduler.ledger
+        self._queue = scheduler._queue
+        self._waiting = scheduler._waiting
+        self._view = view
+        self._now = now
+        self._left = WORK_MAX
+        self._texts: dict[GroupClass, str] = {}
+        """Why a class found no place in this pass. Nothing is freed within a pass, so it finds none later in it."""
+        self.steps: list[Step] = []
+        self.wakes: dict[Key, float] = {}
+
+    # -- tasks made for a node
+
+    def confirm(self) -> None:
+        """Try tasks on the nodes they were made for."""
+        by_group: dict[GroupKey, list[tuple[TaskId, NodeId]]] = {}
+        for task_id, node in self._waiting.take_confirmable(WORK_MAX):
+            task = self._view.tasks.get(task_id)
+            if task is not None:
+                by_group.setdefault(group_key(task), []).append((task_id, node))
+                self._left -= 1
+        for key, pairs in by_group.items():
+            group = self._scheduler._group(self._view, key)
+            if group is not None:
+                self._confirm_group(group, pairs)
+
+    def _confirm_group(self, group: Group, pairs: list[tuple[TaskId, NodeId]]) -> None:
+        for task_id, placement in self._ledger.confirm(group, pairs):
+            task = self._view.tasks[task_id]
+            if placement is not None:
+                self.steps.append(Step(key=task_id, puts=(_assigned(task, placement, self._now, CONFIRMED),)))
+                continue
+            assert task.node_id is not None
+            row = self._fleet.row_of.get(task.node_id)
+            here = 0 if row is None else 1 << row
+            reason = tell(refusals(self._fleet, group, here)) if here else NO_SUITABLE_NODE
             if task.status.error != reason:
-                self._explained_at[group] = now
-                steps.append(Step(key=group, puts=(_refused(task, reason),)))
+                self.steps.append(Step(key=task_id, puts=(_refused(task, reason),)))
 
-    def _unplaced(self, view: Picture, group: Group) -> list[Task]:
-        """Return the group's tasks that wait, in the order of their slots; undo placements that were not written."""
-        tasks = [task for task_id in self._waiting.get(group, ()) if (task := view.tasks.get(task_id)) is not None]
-        for task in tasks:
-            self._fleet.release(task.id)
-        tasks.sort(key=lambda task: (task.slot, task.id))
-        return tasks
+    # -- tasks for any node
 
-    def _confirm(self, view: Picture, task_id: TaskId, now: float) -> Iterable[Step]:
-        task = view.tasks.get(task_id)
-        if task is None or task_id not in self._made_for or task.node_id is None:
+    def place(self) -> None:
+        """Place the ready groups, by priority; when there is not enough for all of a priority, in turns."""
+        for _, band in list(self._queue.bands()):
+            turns = deque(band)
+            limit = TURN if len(band) > 1 and self._is_scarce(band) else WORK_MAX
+            while turns:
+                group = turns.popleft()
+                fresh = group.key in self._scheduler._made_now
+                if self._left <= 0 and not fresh:
+                    continue
+                if self._place_group(group, limit if limit == TURN or not fresh else 1 << 62):
+                    turns.append(group)
+
+    def _is_scarce(self, band: Sequence[Group]) -> bool:
+        if any(self._queue.is_blocked(group) for group in band):
+            return True
+        return is_scarce(self._fleet, ((group, self._waiting.count(group.key)) for group in band))
+
+    def _place_group(self, group: Group, limit: int) -> bool:
+        """Place up to so many tasks of a group; True when it has more and may get them."""
+        cls = class_of(self._fleet, group)
+        tasks = [] if cls in self._texts else self._next_tasks(group, limit)
+        placements = self._ledger.place(group, [task.id for task in tasks], self._now) if tasks else []
+        self._left -= GROUP_WORK + len(placements)
+        for task, placement in zip(tasks, placements, strict=False):
+            self.steps.append(Step(key=group.key, puts=(_assigned(task, placement, self._now, ASSIGNED),)))
+        if len(placements) < len(tasks):
+            self._texts[cls] = tell(refusals(self._fleet, group))
+        if cls in self._texts:
+            self._queue.block(group)
+            self._explain(group, self._texts[cls])
+            return False
+        if len(tasks) < limit:
+            self._queue.forget(group.key)
+            return False
+        return True
+
+    def _next_tasks(self, group: Group, limit: int) -> list[Task]:
+        """Return the next tasks of a group that have no place yet."""
+        placed = self._ledger.entries
+        found = (self._view.tasks.get(task) for task in self._waiting.of(group.key) if task not in placed)
+        return list(islice((task for task in found if task is not None), limit))
+
+    def _explain(self, group: Group, reason: str) -> None:
+        """Say to those that stay why, unless that was done a moment ago."""
+        telling, key = self._scheduler._telling, group.key
+        changed = [task for task in self._next_tasks(group, 1 << 62) if task.status.error != reason]
+        if not changed:
             return
-        demand = self._demand(view, task)
-        if demand is None:
+        if any(task.status.error for task in changed) and self._now < telling.due(key):
+            self.wakes[key] = telling.due(key)
             return
-        self._fleet.release(task_id)
-        outcome = self._fleet.try_node(demand, task_id, task.node_id)
-        if isinstance(outcome, Placement):
-            yield Step(key=task_id, puts=(_assigned(task, outcome, now, CONFIRMED),))
-        elif task.status.error != outcome:
-            yield Step(key=task_id, puts=(_refused(task, outcome),))
-
-    def _demand(self, view: Picture, task: Task) -> Demand | None:
-        group = (task.service_id, task.spec_version)
-        demand = self._demands.get(group)
-        if demand is None:
-            spec = view.spec(*group)
-            if spec is None:
-                return None
-            demand = self._demands[group] = demand_of(spec)
-        return demand
+        telling.told(key, self._now)
+        for task in changed:
+            self.steps.append(Step(key=key, puts=(_refused(task, reason),)))
 
 
 def _assigned(task: Task, placement: Placement, now: float, message: str) -> Task:
