@@ -16,7 +16,8 @@ import pytest
 
 from services.gateway.plane.channel import Channel, ChannelLost
 from services.gateway.plane.messages import Counts, Held, Hello, Holding, Message, Retire
-from services.gateway.shell import keeper as keeper_module
+from services.gateway.shell.listeners import listen
+from services.kit.model.states import Protocol
 from tests.support.plane_home import (
     HOST,
     Plane,
@@ -392,7 +393,7 @@ def test_a_worker_of_another_version_hands_its_listeners_over_and_retires(tmp_pa
         door = socket.socket(socket.AF_UNIX)
         door.bind(str(tmp_path / "plane.sock"))
         door.listen(1)
-        listener = keeper_module._listen(HOST, port)
+        listener = listen(HOST, port, Protocol.TCP)
         early = asyncio.gather(visit(port))
         async with tasks("a") as (task,):
             running = Plane(tmp_path)
@@ -401,7 +402,7 @@ def test_a_worker_of_another_version_hands_its_listeners_over_and_retires(tmp_pa
             old, _ = await asyncio.get_running_loop().sock_accept(door)
             channel = Channel(old)
             channel.send(Hello(0, os.getpid(), 0))
-            channel.send(Holding(f"{port}/tcp"), listener)
+            channel.send(Holding(f"{port}/tcp@{HOST}"), listener)
             channel.send(Held())
             told: list[Message] = []
             await eventually(lambda: _hears(channel, told))

@@ -15,10 +15,13 @@ from services.gateway.core.table import Change
 from services.gateway.shell.keeper import PlaneKeeper
 from services.kit.messages.routes import Backend, Route
 from services.kit.model.ids import NodeId, ServiceId, TaskId
+from services.kit.model.specs import IngressConfig
+from services.kit.model.states import Protocol
 from services.kit.runtime.clock import SystemClock
 from tests.support.running import eventually
 
 HOST = "127.0.0.1"
+NODE = "n1"
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -89,14 +92,28 @@ class NamedTask(Server):
         await writer.drain()
 
 
-def backend(name: str, port: int, *, draining: bool = False) -> Backend:
+def backend(name: str, port: int, *, draining: bool = False, node: str = "n1", addr: str = HOST) -> Backend:
     """Return a task as the route table names it."""
-    return Backend(task_id=TaskId(name), node_id=NodeId("n1"), addr=HOST, port=port, draining=draining)
+    return Backend(task_id=TaskId(name), node_id=NodeId(node), addr=addr, port=port, draining=draining)
 
 
-def route(port: int, *backends: Backend) -> Route:
+def route(
+    port: int,
+    *backends: Backend,
+    ingress: IngressConfig | None = None,
+    protocol: Protocol = Protocol.TCP,
+    nodes: tuple[NodeId, ...] | None = None,
+) -> Route:
     """Return a published port."""
-    return Route(service_id=ServiceId("web"), service_name="web", published_port=port, backends=backends)
+    return Route(
+        service_id=ServiceId("web"),
+        service_name="web",
+        published_port=port,
+        protocol=protocol,
+        ingress=ingress or IngressConfig(),
+        nodes=nodes,
+        backends=backends,
+    )
 
 
 @asynccontextmanager
@@ -115,12 +132,13 @@ async def tasks(*names: str) -> AsyncIterator[list[NamedTask]]:
 class Plane:
     """A keeper, and what it was told."""
 
-    def __init__(self, directory: Path, *, workers: int = 1, orphan_s: float = 30.0) -> None:
+    def __init__(self, directory: Path, *, workers: int = 1, orphan_s: float = 30.0, host: str = HOST) -> None:
         self.confirmations: list[tuple[int, dict[str, int]]] = []
         self.epoch = 0
         self.keeper = PlaneKeeper(
             directory,
-            HOST,
+            host,
+            node_id=NODE,
             workers=workers,
             orphan_s=orphan_s,
             clock=SystemClock(),
@@ -140,9 +158,9 @@ class Plane:
 
 
 @asynccontextmanager
-async def plane(directory: Path, *, workers: int = 1, orphan_s: float = 30.0) -> AsyncIterator[Plane]:
+async def plane(directory: Path, *, workers: int = 1, orphan_s: float = 30.0, host: str = HOST) -> AsyncIterator[Plane]:
     """Run a data plane; no process of it is left at the end."""
-    running = Plane(directory, workers=workers, orphan_s=orphan_s)
+    running = Plane(directory, workers=workers, orphan_s=orphan_s, host=host)
     await running.keeper.start()
     try:
         yield running
@@ -190,9 +208,9 @@ class Visitor:
         self.writer = writer
 
     @classmethod
-    async def come(cls, port: int) -> Visitor:
+    async def come(cls, port: int, host: str = HOST) -> Visitor:
         """Connect."""
-        return cls(*await asyncio.open_connection(HOST, port))
+        return cls(*await asyncio.open_connection(host, port))
 
     async def ask(self, word: str = "hello") -> str:
         """Say a line and return the name of the task that greeted it."""

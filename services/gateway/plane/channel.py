@@ -118,5 +118,5 @@ class Channel:
         if not isinstance(message, WITH_SOCKET):
             return message, None
         if not self._descriptors:
-            raise ChannelLost(f"{message.key}: the socket is missing")
+            raise ChannelLost(f"{message.name}: the socket is missing")
         return message, socket.socket(fileno=self._descriptors.popleft())

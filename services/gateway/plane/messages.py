@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-VERSION = 1
+VERSION = 2
 LINE_BYTES_MAX = 32 << 20
 
 
@@ -20,6 +20,22 @@ class Endpoint(NamedTuple):
     addr: str
     port: int
     draining: bool
+    weight: float = 1.0
+    local: bool = False
+    """It runs on this node."""
+
+
+class PortSettings(NamedTuple):
+    """How connections of a port are treated; see ``IngressConfig``."""
+
+    algorithm: str = "p2c"
+    slow_start_s: float = 0.0
+    local_first: bool = False
+    idle_timeout_s: float = 0.0
+    connections_max: int = 0
+    """Of this worker."""
+    proxy_from: list[str] = []
+    proxy_to: str = "none"
 
 
 class PortRoute(NamedTuple):
@@ -27,6 +43,7 @@ class PortRoute(NamedTuple):
 
     key: str
     endpoints: list[Endpoint]
+    settings: PortSettings
 
 
 class Table(NamedTuple):
@@ -39,15 +56,15 @@ class Table(NamedTuple):
 
 
 class Listen(NamedTuple):
-    """Accept on the socket that comes with this line."""
+    """Accept on the socket that comes with this line. Its name is ``port/protocol@host``: a port may have several."""
 
-    key: str
+    name: str
 
 
 class Unlisten(NamedTuple):
     """Close this listener."""
 
-    key: str
+    name: str
 
 
 class Drain(NamedTuple):
@@ -77,7 +94,7 @@ class Hello(NamedTuple):
 class Holding(NamedTuple):
     """I accept on this socket: keep a copy, so that it outlives me."""
 
-    key: str
+    name: str
 
 
 class Held(NamedTuple):
@@ -106,6 +123,11 @@ KINDS: dict[str, type[Message]] = {
 WITH_SOCKET = (Listen, Holding)
 
 
+def route_of(listener: str) -> str:
+    """Return the key of the port that a listener with this name belongs to."""
+    return listener.partition("@")[0]
+
+
 class BrokenLine(Exception):
     """The other side sent what cannot be a message."""
 
@@ -118,11 +140,14 @@ def encode(message: Message) -> bytes:
 def decode(line: bytes) -> Message:
     """Return the message of a line; raises BrokenLine."""
     try:
-        name, *fields = json.loads(line)
-        message = KINDS[name](*fields)
+        kind, *fields = json.loads(line)
+        message = KINDS[kind](*fields)
     except (ValueError, KeyError, TypeError) as error:
         raise BrokenLine(f"{type(error).__name__}: {line[:80]!r}") from error
     if isinstance(message, Table):
-        routes = [PortRoute(key, [Endpoint(*endpoint) for endpoint in endpoints]) for key, endpoints in message.routes]
+        routes = [
+            PortRoute(key, [Endpoint(*endpoint) for endpoint in endpoints], PortSettings(*settings))
+            for key, endpoints, settings in message.routes
+        ]
         return message._replace(routes=routes)
     return message

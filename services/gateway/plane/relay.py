@@ -122,6 +122,11 @@ class Side:
         self.moved = 0
         """Bytes that went from here to the peer."""
 
+    def say_first(self, words: bytes) -> None:
+        """Have the peer hear these words of the gateway before anything that is read here; they are not counted."""
+        self._pending = memoryview(words)
+        self.moved -= len(words)
+
     def on_event(self, events: int) -> None:
         """Act on what epoll says of this socket."""
         if self.dead:

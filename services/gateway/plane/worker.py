@@ -13,7 +13,7 @@ import socket
 import struct
 
 from services.gateway.core.balance import Dice, Target
-from services.gateway.plane.carrier import Carrier, Flow
+from services.gateway.plane.carrier import Carried, Carrier
 from services.gateway.plane.channel import Channel, ChannelLost
 from services.gateway.plane.loop import READ, WRITE, Loop, Timer
 from services.gateway.plane.messages import (
@@ -22,6 +22,7 @@ from services.gateway.plane.messages import (
     AskCounts,
     Counts,
     Drain,
+    Endpoint,
     Held,
     Hello,
     Holding,
@@ -62,7 +63,7 @@ class Worker:
         self._reporting = False
         self._ending = False
         self._end_at = 0.0
-        self._quiet: dict[Flow, tuple[int, int]] = {}
+        self._quiet: dict[Carried, tuple[int, int]] = {}
 
     def run(self) -> None:
         """Carry until the end."""
@@ -82,8 +83,8 @@ class Worker:
         self._channel = Channel(sock)
         self._loop.watch(sock.fileno(), self._on_channel, READ)
         self._send(Hello(VERSION, os.getpid(), self._number))
-        for key, port in list(self._carrier.ports.items()):
-            self._send(Holding(key), port.sock)
+        for name, listener in list(self._carrier.listeners.items()):
+            self._send(Holding(name), listener.sock)
         self._send(Held())
 
     def _on_channel(self, events: int) -> None:
@@ -105,11 +106,11 @@ class Worker:
         match message:
             case Table():
                 self._take_table(message)
-            case Listen(key=key):
+            case Listen(name=name):
                 assert listener is not None, "the channel sees to it"
-                self._carrier.listen(key, listener)
-            case Unlisten(key=key):
-                self._carrier.unlisten(key)
+                self._carrier.listen(name, listener)
+            case Unlisten(name=name):
+                self._carrier.unlisten(name)
             case AskCounts():
                 self._send(self._counts())
             case Drain(within_s=within_s):
@@ -126,9 +127,7 @@ class Worker:
         for key in gone:
             carrier.unroute(key)
         for route in table.routes:
-            carrier.route(
-                route.key, [Target(end.task_id, end.addr, end.port, draining=end.draining) for end in route.endpoints]
-            )
+            carrier.route(route.key, [_target(end) for end in route.endpoints], route.settings)
         self._serial = table.serial
         self._report()
 
@@ -163,7 +162,8 @@ class Worker:
                 "accepted": carrier.accepted,
                 "refused": carrier.refused,
                 "retried": carrier.retried,
-                "ports": len(carrier.ports),
+                "lost": carrier.lost,
+                "listeners": len(carrier.listeners),
             },
             tasks,
         )
@@ -205,12 +205,7 @@ class Worker:
         if self._ending:
             return
         self._ending = True
-        for port in list(self._carrier.ports.values()):
-            if end_listening:
-                port.end()
-            else:
-                port.close()
-        self._carrier.ports.clear()
+        self._carrier.end(listening=end_listening)
         self._loop.unwatch(self._door.fileno())
         self._door.close()
         if os.path.exists(self._path) and os.stat(self._path).st_ino == self._inode:
@@ -232,6 +227,10 @@ class Worker:
         else:
             self._drop_channel()
             self._loop.stop()
+
+
+def _target(end: Endpoint) -> Target:
+    return Target(end.task_id, end.addr, end.port, draining=end.draining, weight=end.weight, local=end.local)
 
 
 def _uid_of(sock: socket.socket) -> int:

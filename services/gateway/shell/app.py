@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+from collections.abc import Callable
 
 from services.gateway.config import GatewaySettings
 from services.gateway.core.rights import Door
 from services.gateway.shell import well_known
 from services.gateway.shell.doors import refuse_all
-from services.gateway.shell.ingress import Ingress
-from services.gateway.shell.keeper import PlaneKeeper
+from services.gateway.shell.ingress import Ingress, Plane
+from services.gateway.shell.keeper import Confirmed, PlaneKeeper
 from services.gateway.shell.manager import ManagerHalf
 from services.kit.bus.api import Context, Listener
 from services.kit.bus.rpc import Table
@@ -34,26 +35,34 @@ from services.kit.runtime.tasks import TaskOwner
 class GatewayApp:
     """See the module."""
 
-    def __init__(self, settings: GatewaySettings, runtime: Runtime) -> None:
+    def __init__(
+        self, settings: GatewaySettings, runtime: Runtime, *, make_plane: Callable[[Confirmed], Plane] | None = None
+    ) -> None:
+        """``make_plane`` is for those who run without the processes of a data plane."""
         self._settings = settings
         self._runtime = runtime
         self._parent = os.getppid()
         self._owner = TaskOwner("gateway")
         self._ingress = Ingress(self._on_revoked)
-        self._keeper = PlaneKeeper(
-            settings.run_dir,
-            settings.ingress_host,
-            workers=settings.workers,
-            orphan_s=settings.plane_orphan_s,
-            clock=runtime.clock,
-            confirmed=self._ingress.confirmed,
-        )
+        self._keeper = (make_plane or self._keep_plane)(self._ingress.confirmed)
         self._ingress.use(self._keeper)
         self._link = ManagerLink(runtime.bus, runtime.node.facts.managers, rng=runtime.rng)
         self._role: Role | None = None
         self._manager: ManagerHalf | None = None
         self._local: list[Listener] = []
         self._log = Log("gateway")
+
+    def _keep_plane(self, confirmed: Confirmed) -> Plane:
+        settings, runtime = self._settings, self._runtime
+        return PlaneKeeper(
+            settings.run_dir,
+            settings.ingress_host,
+            workers=settings.workers,
+            orphan_s=settings.plane_orphan_s,
+            clock=runtime.clock,
+            confirmed=confirmed,
+            node_id=runtime.node.facts.node_id,
+        )
 
     async def start(self) -> None:
         """Open the doors and have a data plane."""

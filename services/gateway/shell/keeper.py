@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.gateway.core.table import Change, key_of
-from services.gateway.plane.carrier import keep_alive
 from services.gateway.plane.messages import (
     Applied,
     AskCounts,
@@ -22,9 +21,11 @@ from services.gateway.plane.messages import (
     Listen,
     Message,
     PortRoute,
+    PortSettings,
     Table,
     Unlisten,
 )
+from services.gateway.shell.listeners import NOT_HERE, listen, places
 from services.gateway.shell.plane_line import PlaneLine
 from services.kit.messages.routes import Route
 from services.kit.model.states import Protocol
@@ -33,7 +34,6 @@ from services.kit.runtime.log import Log
 from services.kit.runtime.processes import wait_end
 from services.kit.runtime.tasks import TaskOwner
 
-BACKLOG = 4096
 BIND_AGAIN_S = 1.0
 BIND_AGAIN_LONGEST_S = 30.0
 COUNTS_WAIT_S = 1.0
@@ -47,10 +47,22 @@ class PlaneKeeper:
     """All workers of this node's data plane."""
 
     def __init__(
-        self, run_dir: Path, host: str, *, workers: int, orphan_s: float, clock: Clock, confirmed: Confirmed
+        self,
+        run_dir: Path,
+        host: str,
+        *,
+        workers: int,
+        orphan_s: float,
+        clock: Clock,
+        confirmed: Confirmed,
+        node_id: str = "",
     ) -> None:
-        """``confirmed`` is called when every worker acts on an epoch, and when counts of its draining tasks change."""
+        """``confirmed`` is called when every worker acts on an epoch, and when counts of its draining tasks change.
+
+        ``host`` is where ports without addresses of their own are opened.
+        """
         self._host = host
+        self._node_id = node_id
         self._lines = [PlaneLine(run_dir, number, self, orphan_s=orphan_s) for number in range(workers)]
         self._confirmed = confirmed
         self._listeners: dict[tuple[str, int], socket.socket] = {}
@@ -92,7 +104,9 @@ class PlaneKeeper:
         self._epoch = change.epoch
         self._serial += 1
         self._close_unrouted()
-        table = Table(self._serial, change.full, [_port_route(route) for route in change.routes], list(change.removed))
+        table = Table(
+            self._serial, change.full, [self._port_route(route) for route in change.routes], list(change.removed)
+        )
         for line in self._lines:
             line.send(table)
         self._open_routed()
@@ -122,18 +136,18 @@ class PlaneKeeper:
 
     # -- what a line tells
 
-    def holding(self, number: int, key: str, listener: socket.socket) -> None:
+    def holding(self, number: int, name: str, listener: socket.socket) -> None:
         """Keep a copy of a listener that an adopted worker has."""
-        if (key, number) in self._listeners:
+        if (name, number) in self._listeners:
             listener.close()
         else:
-            self._listeners[key, number] = listener
+            self._listeners[name, number] = listener
 
     def joined(self, number: int, held: frozenset[str]) -> None:
         """Give a worker the table, then the listeners that it lacks: before it knows the tasks nobody is accepted."""
         self._given[number] = set(held)
         if self._routes is not None:
-            routes = [_port_route(route) for route in self._routes.values()]
+            routes = [self._port_route(route) for route in self._routes.values()]
             self._close_unrouted()
             self._lines[number].send(Table(self._serial, True, routes, []))
             self._open_routed()
@@ -156,12 +170,15 @@ class PlaneKeeper:
     # -- listeners
 
     def _close_unrouted(self) -> None:
-        """Close the ports that the table has no more, before the workers confirm the table."""
+        """Close the listeners that the table has no more, before the workers confirm the table."""
         assert self._routes is not None, "there is a table"
-        for key, number in [place for place in self._listeners if place[0] not in self._routes]:
-            self._lines[number].send(Unlisten(key))
-            self._given[number].discard(key)
-            self._listeners.pop((key, number)).close()
+        wanted = {
+            where.name(key) for key, route in self._routes.items() for where in places(route, self._host, self._node_id)
+        }
+        for name, number in [place for place in self._listeners if place[0] not in wanted]:
+            self._lines[number].send(Unlisten(name))
+            self._given[number].discard(name)
+            self._listeners.pop((name, number)).close()
 
     def _open_routed(self) -> None:
         """Open the ports of the table that are not open yet, once the workers know their tasks."""
@@ -176,22 +193,45 @@ class PlaneKeeper:
         for key in self.closed_ports.keys() - failures.keys():
             self._log.info("port open after all", port=key)
         self.closed_ports = failures
-        self._try_again(any(route.protocol is Protocol.TCP and key in failures for key, route in self._routes.items()))
+        self._try_again(
+            any(route.protocol is not Protocol.SCTP for key, route in self._routes.items() if key in failures)
+        )
 
     def _open(self, key: str, route: Route) -> str:
         """Open what is missing of a port; return why it cannot be open, or nothing."""
-        if route.protocol is not Protocol.TCP:
-            return f"{route.protocol.value} is not carried by this data plane"
-        for number, line in enumerate(self._lines):
-            if (key, number) not in self._listeners:
-                try:
-                    self._listeners[key, number] = _listen(self._host, route.published_port)
-                except OSError as error:
-                    return error.strerror or str(error)
-            if key not in self._given[number]:
-                self._given[number].add(key)
-                line.send(Listen(key), self._listeners[key, number])
+        if route.protocol is Protocol.SCTP:
+            return "sctp is not carried by this data plane"
+        for where in places(route, self._host, self._node_id):
+            name = where.name(key)
+            for number, line in enumerate(self._lines):
+                if (name, number) not in self._listeners:
+                    try:
+                        self._listeners[name, number] = listen(where.host, route.published_port, route.protocol)
+                    except OSError as error:
+                        if where.is_optional and error.errno in NOT_HERE:
+                            break
+                        return error.strerror or str(error)
+                if name not in self._given[number]:
+                    self._given[number].add(name)
+                    line.send(Listen(name), self._listeners[name, number])
         return ""
+
+    def _port_route(self, route: Route) -> PortRoute:
+        ingress = route.ingress
+        settings = PortSettings(
+            ingress.algorithm.value,
+            ingress.slow_start_s,
+            ingress.local_first,
+            ingress.idle_timeout_s,
+            -(-ingress.connections_max // len(self._lines)),
+            list(ingress.proxy_from),
+            ingress.proxy_to.value,
+        )
+        endpoints = [
+            Endpoint(b.task_id, b.addr, b.port, b.draining, b.weight, b.node_id == self._node_id)
+            for b in route.backends
+        ]
+        return PortRoute(key_of(route), endpoints, settings)
 
     def _try_again(self, needed: bool) -> None:
         """Arm or disarm the one timer for ports that could not be opened."""
@@ -214,27 +254,6 @@ class PlaneKeeper:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        keep_alive(listener)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _port_route(route: Route) -> PortRoute:
-    return PortRoute(
-        key_of(route),
-        [Endpoint(backend.task_id, backend.addr, backend.port, backend.draining) for backend in route.backends],
-    )
 
 
 def _sum(counts: list[dict[str, int]]) -> dict[str, int]:

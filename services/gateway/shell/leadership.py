@@ -36,11 +36,14 @@ class Leadership:
                         self._take(status)
             await back_off.wait()
 
-    async def change(self, at_most_s: float) -> None:
-        """Wait until raft reports something new, or for this time."""
-        with contextlib.suppress(TimeoutError):
+    async def change(self, at_most_s: float) -> bool:
+        """Wait until raft reports something new, or for this time; tells whether there was something new."""
+        try:
             async with asyncio.timeout(at_most_s):
                 await self._changes.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def peer(self, node_id: str, addr: str) -> ManagerPeer | None:
         """Return how to reach a manager, its certificate included; None while nobody has said."""

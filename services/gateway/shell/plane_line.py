@@ -111,10 +111,10 @@ class PlaneLine:
                     match message:
                         case Hello():
                             self.pid, version = message.pid, message.version
-                        case Holding(key=key):
+                        case Holding(name=name):
                             assert listener is not None, "the channel sees to it"
-                            held.add(key)
-                            self._keeper.holding(self._number, key, listener)
+                            held.add(name)
+                            self._keeper.holding(self._number, name, listener)
                         case Held():
                             if version != VERSION:
                                 self._log.info("worker retired", version=version)

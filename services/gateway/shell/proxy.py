@@ -88,19 +88,23 @@ class Proxy:
         """Return the time left for a request."""
         return request.deadline - self._clock.monotonic()
 
-    async def next_step(self, request: Request, attempt: Attempt) -> ManagerPeer | None:
-        """Return the leader to ask next, or None for this node's own process; raises when the caller gets the error."""
+    async def next_step(self, request: Request, attempt: Attempt) -> tuple[ManagerPeer | None, int]:
+        """Return the leader to ask next, or None for this node's own process, and how many attempts count from now on.
+
+        After a change of leadership they are counted anew: the new leader's processes need a few milliseconds more than raft, and
+        a long pause would have come from the time without a leader. Raises when the caller gets the error.
+        """
         step = after(attempt, origin=request.origin, may_repeat=request.may_repeat, me=self._node_id)
         if isinstance(step, AskLeader):
             leader = self._leadership.peer(step.node_id, step.addr)
             if leader is not None:
-                return leader
+                return leader, attempt.number
             self._log.debug("leader unknown", leader=step.node_id)
             step = AwaitChange(at_most_s=0.2)
         if not isinstance(step, AwaitChange) or self.remaining_s(request) <= 0:
             raise attempt.error
-        await self._leadership.change(min(step.at_most_s, self.remaining_s(request)))
-        return None
+        changed = await self._leadership.change(min(step.at_most_s, self.remaining_s(request)))
+        return None, 0 if changed else attempt.number
 
     async def own(self, owner: Owner) -> Connection:
         """Return a connection to one of this node's processes."""
@@ -154,7 +158,7 @@ class _Way:
         """Get ready for the next attempt, or raise what the caller gets."""
         self._attempts += 1
         attempt = Attempt(number=self._attempts, asked=self._asked, error=error)
-        self._leader = await self._proxy.next_step(self._request, attempt)
+        self._leader, self._attempts = await self._proxy.next_step(self._request, attempt)
 
     @property
     def _asked(self) -> str:

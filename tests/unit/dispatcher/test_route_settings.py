@@ -1,0 +1,117 @@
+"""What the route table says of a port besides its tasks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from services.dispatcher.core.routes import RouteBook
+from services.dispatcher.core.specs import stored_spec
+from services.kit.messages.routes import Route
+from services.kit.model.ids import NodeId, ServiceId, TaskId
+from services.kit.model.objects import Endpoint, Node, PortStatus, Service, Task, TaskStatus
+from services.kit.model.specs import Annotations, EndpointSpec, IngressConfig, NodeSpec, PortConfig
+from services.kit.model.states import TaskState
+from services.kit.state.state import State
+from services.kit.state.transaction import Op, Transaction, create, update
+from tests.support.convergence import a_node, a_service_spec
+
+_replace = msgspec.structs.replace
+
+
+class Book:
+    """A store with a service on two nodes, and its route book."""
+
+    def __init__(self, ingress: IngressConfig) -> None:
+        self._store = State()
+        self.state = State()
+        self._writes = 0
+        ports = (PortConfig(target_port=80, published_port=8080, ingress=ingress),)
+        spec = a_service_spec("web", endpoint=EndpointSpec(ports=ports))
+        service = Service(
+            id=ServiceId("s"), spec=spec, spec_version=1, endpoint=Endpoint(spec=spec.endpoint, ports=ports)
+        )
+        template = stored_spec(self.state, service)
+        assert template is not None
+        nodes = [labelled(a_node("n1"), power="3", edge="yes"), labelled(a_node("n2"), power="much")]
+        self.write(
+            *map(create, nodes), create(service), create(template), *(create(running(f"t{n}", f"n{n}")) for n in (1, 2))
+        )
+        self.book = RouteBook(self.state)
+
+    def write(self, *ops: Op) -> None:
+        self._writes += 1
+        transaction = Transaction(client="test", sequence=self._writes, at=1.0, ops=ops)
+        result, changes = self._store.apply(transaction)
+        assert result.conflict is None, result
+        for event in self.state.absorb(result.version, changes):
+            if self._writes > 1:
+                self.book.notice(self.state, event)
+
+    def label(self, name: str, **labels: str) -> None:
+        self.write(update(labelled(self.state.nodes[NodeId(name)], **labels)))
+
+    def route(self) -> Route:
+        (route,) = self.book.full().routes
+        return route
+
+
+def labelled(node: Node, **labels: str) -> Node:
+    return _replace(node, spec=NodeSpec(annotations=Annotations(labels=labels)))
+
+
+def running(name: str, node: str) -> Task:
+    status = TaskStatus(state=TaskState.RUNNING, ports=(PortStatus(target_port=80, port=20_001),))
+    return Task(
+        id=TaskId(name),
+        service_id=ServiceId("s"),
+        spec_version=1,
+        slot=1,
+        node_id=NodeId(node),
+        desired_state=TaskState.RUNNING,
+        status=status,
+    )
+
+
+def weights(route: Route) -> dict[str, float]:
+    return {backend.task_id: backend.weight for backend in route.backends}
+
+
+def test_tasks_have_the_weight_that_their_nodes_label_says() -> None:
+    assert weights(Book(IngressConfig(weight_label="power")).route()) == {"t1": 3.0, "t2": 1.0}
+
+
+def test_without_a_label_all_weigh_the_same() -> None:
+    assert weights(Book(IngressConfig()).route()) == {"t1": 1.0, "t2": 1.0}
+
+
+def test_a_changed_label_changes_the_weight() -> None:
+    book = Book(IngressConfig(weight_label="power"))
+    book.label("n2", power="2.5")
+    assert book.book.refresh(book.state) is not None
+    assert weights(book.route()) == {"t1": 3.0, "t2": 2.5}
+
+
+def test_a_port_names_the_nodes_that_meet_its_constraints() -> None:
+    book = Book(IngressConfig(nodes=("node.labels.edge==yes",)))
+    assert book.route().nodes == (NodeId("n1"),)
+    book.label("n2", edge="yes")
+    assert book.book.refresh(book.state) is not None
+    assert book.route().nodes == (NodeId("n1"), NodeId("n2"))
+
+
+def test_a_port_without_constraints_is_answered_everywhere() -> None:
+    assert Book(IngressConfig()).route().nodes is None
+
+
+def test_the_longest_drain_time_of_a_services_ports_counts() -> None:
+    book = Book(IngressConfig(drain_s=7.0)).book
+    assert book.drain_s(ServiceId("s")) == 7.0
+    assert book.drain_s(ServiceId("other")) == 0.0
+
+
+def test_only_running_tasks_behind_a_port_are_carried() -> None:
+    book = Book(IngressConfig())
+    task = book.state.tasks[TaskId("t1")]
+    assert book.book.carries(task)
+    assert not book.book.carries(_replace(task, status=_replace(task.status, state=TaskState.STARTING)))
+    assert not book.book.carries(_replace(task, service_id=ServiceId("other")))
