@@ -12,10 +12,13 @@ from services.agent.core.bundle import TaskBundle
 from services.agent.drivers.api import (
     AlreadyPrepared,
     AlreadyStarted,
+    Command,
     Controller,
     Driver,
+    Failed,
     Handle,
     Recovered,
+    SupportsExec,
     SupportsLogs,
     TaskGone,
     Unsupported,
@@ -247,6 +250,33 @@ def test_following_a_log_ends_with_the_task(bench: Bench) -> None:
             following = asyncio.ensure_future(lines_of(controller, LogOptions(follow=True)))
             await controller.terminate()
             assert await following == [f"line {n}" for n in range(100)]
+
+    run_async(scenario())
+
+
+def test_a_command_inside_a_task_has_its_own_end(bench: Bench) -> None:
+    async def scenario() -> None:
+        async with bench.driver() as driver:
+            controller = await started(driver, bench.bundle(FOREVER))
+            if not isinstance(controller, SupportsExec):
+                pytest.skip("this driver runs no commands inside tasks")
+            talking = await controller.open_exec(Command(argv=("cat",), input=True))
+            await talking.write(b"hello\n")
+            await talking.close_input()
+            said = b""
+            async with contextlib.aclosing(talking.output()) as pieces:
+                async for _, piece in pieces:
+                    said += piece
+            assert said.endswith(b"hello\n")
+            assert await talking.wait() == 0
+            for _ in range(2):
+                await talking.close()
+            silent = await controller.open_exec(Command(argv=("sleep", "1000000"), input=True))
+            await silent.close()
+            await controller.inspect()
+            await controller.terminate()
+            with pytest.raises((TaskGone, Failed)):
+                await controller.open_exec(Command(argv=("cat",)))
 
     run_async(scenario())
 

@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from services.agent.core.bundle import NodeFacts, TaskBundle, make_bundle
-from services.agent.drivers.api import Controller, DriverContext, Failed, Rejected, Unsupported
+from services.agent.drivers.api import Command, Controller, DriverContext, Failed, Rejected, Unsupported
 from services.agent.drivers.docker_driver import DockerController, DockerDriver
 from services.agent.shell.app import AgentApp
+from services.agent.shell.health import Health
+from services.agent.shell.inside import run_command
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import ConfigId, NodeId, SecretId
 from services.kit.model.objects import Config, Secret
@@ -293,21 +295,102 @@ def test_a_foreign_container_with_the_tasks_name_is_left_alone(engine: DockerEng
     run_async(scenario())
 
 
-def test_a_health_check_holds_back_ready_and_ends_an_unhealthy_task(engine: DockerEngine, tmp_path: Path) -> None:
+def test_a_check_that_comes_with_the_image_holds_back_ready_and_ends_an_unhealthy_task(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
     async def scenario() -> None:
+        image = f"{IMAGE}-checked"
+        check = "HEALTHCHECK --interval=200ms --retries=2 --start-period=10s CMD test -e /tmp/well"
+        engine.derive_image(image, check)
         async with node_on(engine, tmp_path) as node:
-            check = HealthCheck(test=("CMD", "test", "-e", "/tmp/well"), interval_s=0.2, timeout_s=5, retries=2)
-            slow = ContainerSpec(health_check=check, stop_grace_period_s=0.2)
-            patient = msgspec.structs.replace(slow, health_check=msgspec.structs.replace(check, start_period_s=10))
-            controller = await node.task("sleep 0.6; echo > /tmp/well; sleep 2; rm /tmp/well; sleep 100000", patient)
+            container = ContainerSpec(image=image, stop_grace_period_s=0.2)
+            controller = await node.task("sleep 0.6; echo > /tmp/well; sleep 2; rm /tmp/well; sleep 100000", container)
             await begin(controller)
             await controller.ready()
             end = await controller.wait()
             assert (end.ok, end.message) == (False, "unhealthy container")
-            never = await node.task("sleep 100000", slow)
+
+    run_async(scenario())
+
+
+def test_a_check_of_the_spec_is_asked_by_the_agent(engine: DockerEngine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node_on(engine, tmp_path) as node:
+            check = HealthCheck(test=("CMD", "test", "-e", "/tmp/well"), interval_s=0.2, timeout_s=5, retries=2)
+            container = ContainerSpec(
+                health_check=msgspec.structs.replace(check, start_period_s=10), stop_grace_period_s=0.2
+            )
+            health = Health(SystemClock(), "127.0.0.1")
+            script = (
+                "sleep 0.6; echo > /tmp/well; while [ ! -e /tmp/ill ]; do sleep 0.05; done; rm /tmp/well; sleep 100000"
+            )
+            controller = await node.task(script, container)
+            await begin(controller)
+            await health.served(controller, container)
+            assert (await run_command(controller, ("touch", "/tmp/ill"), 10)).code == 0
+            end = await health.ended(controller, container)
+            assert (end.ok, end.message) == (False, "unhealthy: exit code 1")
+            never = await node.task("sleep 100000", msgspec.structs.replace(container, health_check=check))
             await begin(never)
-            with pytest.raises(Failed, match="unhealthy"):
-                await never.ready()
+            with pytest.raises(Failed, match="never healthy: exit code 1"):
+                await health.served(never, msgspec.structs.replace(container, health_check=check))
+
+    run_async(scenario())
+
+
+def test_a_port_inside_a_container_can_be_asked(engine: DockerEngine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node_on(engine, tmp_path) as node:
+            check = HealthCheck(test=("HTTP", ":8000/index.html"), interval_s=0.2, start_period_s=20)
+            container = ContainerSpec(health_check=check)
+            script = "echo hello > /tmp/index.html; exec httpd -f -h /tmp -p 8000"
+            controller = await node.task(script, container, options={})
+            await begin(controller)
+            await Health(SystemClock(), "127.0.0.1").served(controller, container)
+
+    run_async(scenario())
+
+
+def test_commands_in_a_container_talk_both_ways(engine: DockerEngine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node_on(engine, tmp_path) as node:
+            controller = await node.task("sleep 100000", ContainerSpec(env=("COLOUR=red",)))
+            await begin(controller)
+            script = "echo $COLOUR $MORE; read line; echo got $line; echo oops >&2; exit 3"
+            conversation = await controller.open_exec(
+                Command(argv=("sh", "-c", script), env=("MORE=blue",), input=True)
+            )
+            await conversation.write(b"a word\n")
+            await conversation.close_input()
+            said: dict[LogStream, bytes] = {}
+            async with aclosing(conversation.output()) as pieces:
+                async for stream, piece in pieces:
+                    said[stream] = said.get(stream, b"") + piece
+            assert said == {LogStream.STDOUT: b"red blue\ngot a word\n", LogStream.STDERR: b"oops\n"}
+            assert await conversation.wait() == 3
+            await conversation.close()
+            with pytest.raises(TimeoutError):
+                await run_command(controller, ("sh", "-c", "exec sleep 7654321"), 0.3)
+            await eventually(lambda: "7654321" not in engine.cli("top", conversation_container(node)))
+
+    run_async(scenario())
+
+
+def conversation_container(node: Node) -> str:
+    return f"s{node.node_id[:6]}.1.{task_id(1)}"
+
+
+def test_attaching_joins_the_main_process(engine: DockerEngine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node_on(engine, tmp_path) as node:
+            controller = await node.task("read line; echo got $line; exit 5", ContainerSpec(open_stdin=True))
+            await begin(controller)
+            conversation = await controller.attach()
+            await conversation.write(b"this\n")
+            async with aclosing(conversation.output()) as pieces:
+                assert await anext(pieces) == (LogStream.STDOUT, b"got this\n")
+            assert await conversation.wait() == 5
+            await conversation.close()
 
     run_async(scenario())
 

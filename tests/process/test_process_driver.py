@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import pytest
 from services.agent.drivers.api import (
     AlreadyPrepared,
     AlreadyStarted,
+    Command,
     Controller,
+    Conversation,
     Rejected,
     SupportsExec,
     SupportsSignal,
@@ -25,6 +28,7 @@ from services.agent.drivers.api import (
 )
 from services.agent.drivers.task_files import FileStore
 from services.agent.drivers.task_ports import FIRST_PORT, LAST_PORT
+from services.agent.shell.inside import run_command
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import ConfigId, SecretId
 from services.kit.model.objects import Config, Secret
@@ -35,7 +39,6 @@ from services.kit.model.specs import (
     ContainerSpec,
     DriverConfig,
     FileTarget,
-    HealthCheck,
     Mount,
     PortConfig,
     Privileges,
@@ -222,7 +225,6 @@ def test_what_a_process_cannot_be_given_is_refused_by_name() -> None:
                 "container.privileges.seccomp_mode",
             ),
             (ContainerSpec(isolation="vm"), TaskSpec(), "container.isolation"),
-            (ContainerSpec(health_check=HealthCheck(test=("CMD", "true"))), TaskSpec(), "container.health_check"),
             (ContainerSpec(), TaskSpec(log_driver=DriverConfig(name="syslog")), "task.log_driver"),
             (ContainerSpec(), TaskSpec(resources=ResourceRequirements(swap_bytes=1)), "task.resources.swap_bytes"),
             (ContainerSpec(), TaskSpec(driver_options={"colour": "red"}), "driver_options.colour"),
@@ -406,19 +408,78 @@ def test_the_last_words_of_a_task_that_ends_while_taskd_is_dead_are_kept() -> No
     run(work)
 
 
-def test_a_command_runs_beside_its_task_and_leaves_nothing() -> None:
+def test_a_command_runs_inside_its_task_and_leaves_nothing() -> None:
     async def work(shop: Workshop) -> None:
         container = ContainerSpec(command=("sh", "-c", f"touch here; {FOREVER}"), env=("COLOUR=red",))
         controller = await shop.running(bundle_of("t1", container))
         assert isinstance(controller, SupportsExec)
         await eventually((shop.state_dir / "worker/process/t1/work/here").exists)
-        result = await controller.exec(("sh", "-c", "ls; echo $COLOUR; echo oops >&2; exit 3"), timeout_s=10)
-        assert (result.code, result.stdout, result.stderr) == (3, b"here\nred\n", b"oops\n")
-        with pytest.raises(Exception, match="did not end within"):
-            await controller.exec(("sleep", "100"), timeout_s=0.1)
-        assert sorted(item.task_id for item in [item async for item in shop.driver.recover()]) == ["t1"]
+        script = "ls; echo $COLOUR $MORE; read line; echo got $line; echo oops >&2; exit 3"
+        conversation = await controller.open_exec(Command(argv=("sh", "-c", script), env=("MORE=blue",), input=True))
+        await conversation.write(b"a word\n")
+        await conversation.close_input()
+        said = await said_by(conversation)
+        assert said == {LogStream.STDOUT: b"here\nred blue\ngot a word\n", LogStream.STDERR: b"oops\n"}
+        assert await conversation.wait() == 3
+        await conversation.close()
+        with pytest.raises(TimeoutError):
+            await run_command(controller, ("sh", "-c", "sleep 100000 & sleep 100000"), 0.2)
+        assert isinstance(controller, SupportsStats)
+        assert (await controller.stats()).pids <= 2, "what was killed is gone"
+        missing = await run_command(controller, ("no-such-program",), 10)
+        assert missing.code == 127
 
     run(work)
+
+
+def test_a_command_has_the_limits_and_the_end_of_its_task() -> None:
+    async def work(shop: Workshop) -> None:
+        controller = await shop.running(bundle_of("t1", shell(FOREVER)))
+        assert isinstance(controller, SupportsExec)
+        conversation = await controller.open_exec(Command(argv=("sh", "-c", "cat /proc/self/cgroup; sleep 100000")))
+        async with aclosing(conversation.output()) as pieces:
+            _, groups = await anext(pieces)
+            if (await shop.driver.fingerprint().__anext__()).attributes["process.kill_by"] != "process-group":
+                assert b"/t1" in groups
+                await controller.terminate()
+                assert await conversation.wait() == 137
+        await conversation.close()
+
+    run(work)
+
+
+def test_a_command_with_a_terminal_can_be_interrupted_and_sees_its_size() -> None:
+    async def work(shop: Workshop) -> None:
+        controller = await shop.running(bundle_of("t1", shell(FOREVER)))
+        assert isinstance(controller, SupportsExec)
+        conversation = await controller.open_exec(
+            Command(
+                argv=("sh", "-c", "trap 'stty size; exit 4' INT; echo ready; while :; do sleep 0.05; done"),
+                terminal=True,
+                input=True,
+            )
+        )
+        await conversation.resize(33, 101)
+        said = b""
+        async with aclosing(conversation.output()) as pieces:
+            async for stream, piece in pieces:
+                assert stream is LogStream.STDOUT
+                said += piece
+                if b"ready" in said and b"^C" not in said:
+                    await conversation.write(b"\x03")
+        assert await conversation.wait() == 4
+        assert b"33 101" in said
+        await conversation.close()
+
+    run(work)
+
+
+async def said_by(conversation: Conversation) -> dict[LogStream, bytes]:
+    said: dict[LogStream, bytes] = {}
+    async with aclosing(conversation.output()) as pieces:
+        async for stream, piece in pieces:
+            said[stream] = said.get(stream, b"") + piece
+    return said
 
 
 def test_signals_and_measurements_reach_the_task() -> None:

@@ -16,6 +16,7 @@ from services.kit.model.specs import (
     ContainerSpec,
     EndpointSpec,
     FileTarget,
+    HealthCheck,
     PortConfig,
     SecretReference,
     SecretSpec,
@@ -150,6 +151,48 @@ def test_running_is_reported_only_after_the_first_healthy_answer(tmp_path: Path)
             await dispatcher.saw(task_id(2), TaskState.RUNNING)
             await eventually(lambda: app.tasks.describe()[0]["verb"] == "ready")
             assert TaskState.RUNNING not in {status.state for status in dispatcher.history[ONE]}
+
+    run_async(scenario())
+
+
+def test_a_check_holds_back_running_and_an_unhealthy_task_fails_with_the_reason(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        check = HealthCheck(
+            test=("CMD", "am I well"), interval_s=0.05, retries=2, start_period_s=60, start_interval_s=0.05
+        )
+        container = ContainerSpec(health_check=check)
+        async with one_agent(tmp_path) as (_, dispatcher):
+            spec = make_spec(container=container, ready_after="0.2", unhealthy_after="0.4")
+            dispatcher.assign(make_task(), specs=(spec,))
+            running = await dispatcher.saw(ONE, TaskState.RUNNING)
+            starting = await dispatcher.saw(ONE, TaskState.STARTING)
+            assert running.timestamp - starting.timestamp >= 0.2
+            failed = await dispatcher.saw(ONE, TaskState.FAILED)
+            assert failed.error == "unhealthy: exit code 1: am I well"
+
+    run_async(scenario())
+
+
+def test_a_task_that_never_is_healthy_fails_without_having_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        check = HealthCheck(test=("CMD", "am I well"), interval_s=0.05, retries=2)
+        container = ContainerSpec(health_check=check)
+        async with one_agent(tmp_path) as (_, dispatcher):
+            spec = make_spec(container=container, unhealthy_after="1e-9")
+            dispatcher.assign(make_task(), specs=(spec,))
+            failed = await dispatcher.saw(ONE, TaskState.FAILED)
+            assert failed.error == "never healthy: exit code 1: am I well"
+            assert TaskState.RUNNING not in {status.state for status in dispatcher.history[ONE]}
+
+    run_async(scenario())
+
+
+def test_a_check_that_means_nothing_rejects_the_task(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with one_agent(tmp_path) as (_, dispatcher):
+            container = ContainerSpec(health_check=HealthCheck(test=("PING",)))
+            dispatcher.assign(make_task(), specs=(make_spec(container=container),))
+            assert "health check" in (await dispatcher.saw(ONE, TaskState.REJECTED)).error
 
     run_async(scenario())
 

@@ -44,6 +44,13 @@ _APPLETS = (
     "head",
     "hostname",
     "nc",
+    "touch",
+    "rm",
+    "tar",
+    "mkdir",
+    "stat",
+    "stty",
+    "df",
 )
 CLOCK = SystemClock()
 
@@ -73,6 +80,7 @@ class DockerEngine:
         self.directory = directory
         self.socket = str(directory / "docker.sock")
         self._bridge = f"swb{os.getpid()}"
+        self._files = b""
         self._process: subprocess.Popen[bytes] | None = None
         self._containerd: subprocess.Popen[bytes] | None = None
 
@@ -139,6 +147,11 @@ class DockerEngine:
         done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60)
         return done.stdout.decode().strip()
 
+    def derive_image(self, name: str, *changes: str) -> None:
+        """Make another image of the test image's files, with instructions of a Dockerfile."""
+        options = [word for change in changes for word in ("--change", change)]
+        self.cli("import", *options, "-", name, data=self._files)
+
     def make_image(self) -> None:
         """Import the test image."""
         packed = io.BytesIO()
@@ -159,7 +172,8 @@ class DockerEngine:
                 entry = tarfile.TarInfo(name)
                 entry.size = len(text)
                 tar.addfile(entry, io.BytesIO(text.encode()))
-        self.cli("import", "--change", "CMD sleep 1000000", "-", IMAGE, data=packed.getvalue())
+        self._files = packed.getvalue()
+        self.derive_image(IMAGE, "CMD sleep 1000000")
 
     def _answers(self) -> bool:
         assert self._process is not None, "it was started"

@@ -59,6 +59,8 @@ class Observed:
     container_id: str = ""
     pid: int = 0
     ports: tuple[PortStatus, ...] = ()
+    address: str = ""
+    """Where the task's own ports are reached from its node, when it has a network of its own; empty means the node's address."""
 
 
 UNSEEN = Observed()

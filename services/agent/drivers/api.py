@@ -16,7 +16,7 @@ What must stay true of every driver, and ``tests/conformance`` checks it:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -39,11 +39,12 @@ __all__ = [
     "AlreadyPrepared",
     "AlreadyStarted",
     "Capabilities",
+    "Command",
     "Controller",
+    "Conversation",
     "Driver",
     "DriverContext",
     "DriverError",
-    "ExecResult",
     "Exit",
     "Failed",
     "Filesystem",
@@ -57,9 +58,11 @@ __all__ = [
     "Recovered",
     "Rejected",
     "Stats",
+    "SupportsAttach",
     "SupportsExec",
     "SupportsHealth",
     "SupportsLogs",
+    "SupportsProgress",
     "SupportsSignal",
     "SupportsStats",
     "TaskBundle",
@@ -288,21 +291,67 @@ class Stats:
     pids: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command to run inside a task."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    """``NAME=value`` each, over the task's own."""
+    dir: str = ""
+    """Empty means the task's."""
+    user: str = ""
+    """Empty means the task's."""
+    terminal: bool = False
+    """Give it a terminal; its output is then all STDOUT."""
+    input: bool = False
+    """It will be written to; otherwise its input is empty."""
+
+
+class Conversation(Protocol):
+    """A process inside a task that somebody talks with."""
+
+    def output(self) -> AsyncGenerator[tuple[LogStream, bytes]]:
+        """Yield what it writes, in pieces of at most 64 KiB, until it writes no more; asked once. Nothing is read ahead without bound."""
+
+    async def write(self, data: bytes) -> None:
+        """Give it input; waits while it does not read. What it can no longer read is dropped."""
+
+    async def close_input(self) -> None:
+        """Let it see the end of its input."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Tell its terminal its size; without a terminal nothing happens."""
+
+    async def wait(self) -> int | None:
+        """Return its exit code as a shell gives it, None when nobody knows; asked when its output has ended."""
+
+    async def close(self) -> None:
+        """End the conversation: a command is killed, a task's own process runs on. Idempotent."""
+
+
 @runtime_checkable
 class SupportsExec(Protocol):
     """A controller that can run a command inside its task."""
 
-    async def exec(self, command: tuple[str, ...], *, timeout_s: float) -> ExecResult:
-        """Run a command where the task runs and return its end and output (at most 64 KiB each)."""
+    async def open_exec(self, command: Command) -> Conversation:
+        """Start a command; raises Failed and TaskGone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecResult:
-    """How a command inside a task went."""
+@runtime_checkable
+class SupportsAttach(Protocol):
+    """A controller that can talk with its task's main process."""
 
-    code: int
-    stdout: bytes = b""
-    stderr: bytes = b""
+    async def attach(self) -> Conversation:
+        """Join; what was written before is not seen. Raises TaskGone."""
+
+
+@runtime_checkable
+class SupportsProgress(Protocol):
+    """A controller that has something to tell while a verb takes long, for example what it downloads."""
+
+    def on_progress(self, tell: Callable[[str], None]) -> None:
+        """Tell this one from now on, at most once in a second or so."""
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

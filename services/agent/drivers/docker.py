@@ -28,6 +28,7 @@ from docker.errors import NotFound as NoSuchThing
 from docker.types import CancellableStream
 
 from services.agent.drivers.api import DriverError, Temporary
+from services.agent.drivers.docker_attach import Attached, EngineRefused
 from services.agent.drivers.docker_spec import NODE_LABEL, TASK_LABEL, Inspected, Json
 from services.kit.errors import AlreadyExists, NotFound
 from services.kit.model.ids import NodeId
@@ -41,13 +42,9 @@ PULLS_MAX = 2
 RECONNECT_FIRST_S = 0.5
 RECONNECT_MAX_S = 10.0
 STREAM_ITEMS_MAX = 16
-EVENTS = ("start", "die", "oom", "health_status", "destroy", "kill")
+EVENTS = ("start", "die", "oom", "health_status", "destroy", "kill", "exec_die")
 
 ResultT = TypeVar("ResultT")
-
-
-class EngineRefused(DriverError):
-    """The engine said no; the message is its own."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -69,6 +66,15 @@ class Summary(msgspec.Struct, frozen=True):
     id: str = msgspec.field(name="Id")
     state: str = msgspec.field(default="", name="State")
     labels: dict[str, str] = msgspec.field(default_factory=dict, name="Labels")
+
+
+class ExecState(msgspec.Struct, frozen=True):
+    """A command in a container."""
+
+    running: bool = msgspec.field(default=False, name="Running")
+    exit_code: int | None = msgspec.field(default=None, name="ExitCode")
+    pid: int = msgspec.field(default=0, name="Pid")
+    """On the node; 0 until it runs."""
 
 
 class Engine:
@@ -200,6 +206,43 @@ class Engine:
 
         async with self._stream(open_stream) as items:
             yield items
+
+    # -- processes in containers --
+
+    async def make_exec(self, name: str, config: Json) -> str:
+        """Prepare a command in a running container and return its id."""
+
+        def make(client: docker.APIClient) -> str:
+            url = f"{client.base_url}/v{client.api_version}/containers/{name}/exec"
+            response = client.post(url, json=config, timeout=CALL_TIMEOUT_S)
+            client._raise_for_status(response)
+            return str(response.json()["Id"])
+
+        return await self._call(make)
+
+    async def start_exec(self, exec_id: str, *, terminal: bool) -> Attached:
+        """Start a prepared command and talk with it."""
+        version = await self._call(lambda client: client.api_version)
+        path = f"/v{version}/exec/{exec_id}/start"
+        return await Attached.open(self._socket, path, {"Detach": False, "Tty": terminal}, terminal=terminal)
+
+    async def inspect_exec(self, exec_id: str) -> ExecState:
+        """Return how a command is."""
+        return msgspec.convert(await self._call(lambda client: client.exec_inspect(exec_id)), ExecState)
+
+    async def resize_exec(self, exec_id: str, rows: int, columns: int) -> None:
+        """Tell a command's terminal its size."""
+        await self._call(lambda client: client.exec_resize(exec_id, height=rows, width=columns))
+
+    async def attach(self, name: str, *, terminal: bool) -> Attached:
+        """Talk with a container's main process."""
+        version = await self._call(lambda client: client.api_version)
+        path = f"/v{version}/containers/{name}/attach?stream=1&stdin=1&stdout=1&stderr=1"
+        return await Attached.open(self._socket, path, {}, terminal=terminal)
+
+    async def resize(self, name: str, rows: int, columns: int) -> None:
+        """Tell a container's terminal its size."""
+        await self._call(lambda client: client.resize(name, height=rows, width=columns))
 
     # -- inside --
 

@@ -17,6 +17,8 @@ from services.agent.drivers.api import (
     AlreadyPrepared,
     AlreadyStarted,
     Capabilities,
+    Command,
+    Conversation,
     DriverContext,
     DriverError,
     Exit,
@@ -33,6 +35,7 @@ from services.agent.drivers.api import (
     TaskGone,
     Temporary,
 )
+from services.agent.drivers.docker_conversation import AttachConversation, ExecConversation
 from services.agent.drivers.docker_logs import LogReader
 from services.agent.drivers.docker_spec import (
     OPTIONS,
@@ -234,7 +237,7 @@ class DockerController:
         """Return id, pid and ports of the container."""
         seen = await self._started()
         ports = port_statuses(self._bundle, seen)
-        return Observed(container_id=seen.id, pid=seen.state.pid, ports=ports)
+        return Observed(container_id=seen.id, pid=seen.state.pid, ports=ports, address=seen.network.address)
 
     async def wait(self) -> Exit:
         """Wait for the end; an engine that is away for a while is waited for as well."""
@@ -304,6 +307,43 @@ class DockerController:
                     yield lines
         if lines := reader.end():
             yield lines
+
+    async def open_exec(self, command: Command) -> Conversation:
+        """Run a command in the container."""
+        seen = await self._started()
+        if seen.ended:
+            raise TaskGone("the container has ended")
+        config = {
+            "Cmd": list(command.argv),
+            "Env": list(command.env),
+            "WorkingDir": command.dir,
+            "User": command.user,
+            "Tty": command.terminal,
+            "AttachStdin": command.input,
+            "AttachStdout": True,
+            "AttachStderr": True,
+        }
+        try:
+            exec_id = await self._engine.make_exec(seen.id, config)
+            attached = await self._engine.start_exec(exec_id, terminal=command.terminal)
+        except Temporary:
+            raise
+        except (DriverError, NotFound, AlreadyExists) as error:
+            raise Failed(str(error)) from error
+        return ExecConversation(self._engine, self._name, seen.id, exec_id, attached)
+
+    async def attach(self) -> Conversation:
+        """Join the container's main process."""
+        seen = await self._started()
+        if seen.ended:
+            raise TaskGone("the container has ended")
+        try:
+            attached = await self._engine.attach(seen.id, terminal=seen.config.tty)
+        except Temporary:
+            raise
+        except (DriverError, NotFound, AlreadyExists) as error:
+            raise Failed(str(error)) from error
+        return AttachConversation(self._engine, self, seen.id, attached)
 
     async def _ours(self) -> Inspected | None:
         """Return the task's container; a foreign one of the same name is none."""

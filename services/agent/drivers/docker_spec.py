@@ -17,7 +17,7 @@ from services.agent.core.ports import PortNeed, fill_ports
 from services.agent.drivers.api import Exit, Option, OptionKind, Rejected, Unsupported
 from services.agent.drivers.options import read_options
 from services.kit.model.objects import PortStatus
-from services.kit.model.specs import ContainerSpec, FileTarget, HealthCheck, Mount, TaskSpec
+from services.kit.model.specs import ContainerSpec, FileTarget, Mount, TaskSpec
 from services.kit.model.states import MountType
 
 DRIVER = "docker"
@@ -93,10 +93,22 @@ class Config(msgspec.Struct, frozen=True):
     tty: bool = msgspec.field(default=False, name="Tty")
 
 
+class Attachment(msgspec.Struct, frozen=True):
+    """A container on a network."""
+
+    address: str = msgspec.field(default="", name="IPAddress")
+
+
 class NetworkSettings(msgspec.Struct, frozen=True):
     """A container's ports."""
 
     ports: dict[str, list[Binding] | None] | None = msgspec.field(default=None, name="Ports")
+    networks: dict[str, Attachment] | None = msgspec.field(default=None, name="Networks")
+
+    @property
+    def address(self) -> str:
+        """Return where the container is reached from its node; empty when it has no address of its own."""
+        return next((each.address for _, each in sorted((self.networks or {}).items()) if each.address), "")
 
 
 class Inspected(msgspec.Struct, frozen=True):
@@ -176,9 +188,6 @@ def check(bundle: TaskBundle) -> None:
         path = f"container.mounts.{index}"
         honoured = _MOUNTS.get(mount.type)
         fields += [f"{path}.type"] if honoured is None else unsupported_fields(mount, honoured, path=path)
-    health = container.health_check
-    if health is not None and health.test[:1] not in {("CMD",), ("CMD-SHELL",), ("NONE",), ()}:
-        fields.append("container.health_check.test")
     if fields:
         raise Unsupported(DRIVER, tuple(fields))
     if not container.image:
@@ -208,7 +217,8 @@ def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]
     if container.stop_signal:
         config["StopSignal"] = container.stop_signal
     if container.health_check is not None and container.health_check.test:
-        config["Healthcheck"] = _health(container.health_check)
+        # The agent asks, as it does for every driver; only a check that comes with the image is the engine's.
+        config["Healthcheck"] = {"Test": ["NONE"]}
     return config
 
 
@@ -302,16 +312,6 @@ def _mount(mount: Mount) -> Json:
 
 def _file(path: str, source: Path) -> Json:
     return {"Type": "bind", "Source": str(source), "Target": path, "ReadOnly": True}
-
-
-def _health(check: HealthCheck) -> Json:
-    return {
-        "Test": list(check.test),
-        "Interval": int(check.interval_s * NANO),
-        "Timeout": int(check.timeout_s * NANO),
-        "Retries": check.retries,
-        "StartPeriod": int(check.start_period_s * NANO),
-    }
 
 
 def _labels(bundle: TaskBundle) -> dict[str, str]:

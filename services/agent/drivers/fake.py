@@ -25,6 +25,8 @@ from services.agent.drivers.api import (
     AlreadyPrepared,
     AlreadyStarted,
     Capabilities,
+    Command,
+    Conversation,
     DriverContext,
     Exit,
     Failed,
@@ -65,6 +67,12 @@ OPTIONS = (
         meaning="seconds from start to the first healthy answer",
     ),
     Option(
+        name="unhealthy_after",
+        kind=OptionKind.SECONDS,
+        default="0",
+        meaning="seconds from start until its health check fails; 0 means never",
+    ),
+    Option(
         name="run_for", kind=OptionKind.SECONDS, default="0", meaning="seconds until it ends by itself; 0 means never"
     ),
     Option(name="exit_code", kind=OptionKind.INTEGER, default="0", meaning="exit code when it ends by itself"),
@@ -101,6 +109,7 @@ class _Script(Value, frozen=True, kw_only=True):
     start_delay: float
     fail_start: str
     ready_after: float
+    unhealthy_after: float
     run_for: float
     exit_code: int
     exit_signal: int
@@ -289,6 +298,16 @@ class FakeController:
     async def close(self) -> None:
         """Nothing is held."""
 
+    async def open_exec(self, command: Command) -> Conversation:
+        """Make up a command: it says its own words, then what it is told; its code says whether the task is healthy by the script."""
+        record = self._record()
+        if record.phase is not _Phase.STARTED:
+            raise TaskGone(f"task {self._bundle.id} does not run")
+        script = self._script()
+        age = self._ledger.clock.wall() - record.started_at
+        healthy = age >= script.ready_after and (not script.unhealthy_after or age < script.unhealthy_after)
+        return FakeConversation(command, code=0 if healthy else 1)
+
     async def logs(self, options: LogOptions) -> AsyncGenerator[tuple[Line, ...]]:
         """Yield the lines that it would have written by now."""
         script = self._script()
@@ -335,6 +354,41 @@ class FakeController:
 
     def _script(self) -> _Script:
         return _script(self._bundle.spec.task.driver_options)
+
+
+class FakeConversation:
+    """A command that exists on paper only."""
+
+    def __init__(self, command: Command, *, code: int) -> None:
+        self._code = code
+        self._pieces: asyncio.Queue[bytes] = asyncio.Queue(4)
+        self._pieces.put_nowait(" ".join(command.argv).encode() + b"\n")
+        if not command.input:
+            self._pieces.put_nowait(b"")
+
+    async def output(self) -> AsyncGenerator[tuple[LogStream, bytes]]:
+        """Yield its words, then its input."""
+        while piece := await self._pieces.get():
+            yield LogStream.STDOUT, piece
+
+    async def write(self, data: bytes) -> None:
+        """Have it said back."""
+        await self._pieces.put(data)
+
+    async def close_input(self) -> None:
+        """End it."""
+        await self._pieces.put(b"")
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Say the new size, so that a rehearsal can see it."""
+        await self._pieces.put(f"{rows}x{columns}\n".encode())
+
+    async def wait(self) -> int | None:
+        """Return its code."""
+        return self._code
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 class _Ledger:

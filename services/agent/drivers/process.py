@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import shutil
 from collections import deque
@@ -30,9 +29,10 @@ from services.agent.drivers.api import (
     AlreadyPrepared,
     AlreadyStarted,
     Capabilities,
+    Command,
     Controller,
+    Conversation,
     DriverContext,
-    ExecResult,
     Exit,
     Failed,
     Fingerprint,
@@ -47,6 +47,7 @@ from services.agent.drivers.api import (
     TaskGone,
     Temporary,
 )
+from services.agent.drivers.process_exec import run_inside
 from services.agent.drivers.process_spec import OPTIONS, check, find_user, make_spec
 from services.agent.drivers.task_files import FileStore
 from services.agent.drivers.task_logs import LogReader
@@ -58,13 +59,10 @@ from services.agent.taskd.records import TaskInfo
 from services.kit.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import TaskId
-from services.kit.model.states import LogStream
 from services.kit.model.value import Value
 from services.kit.runtime.files import make_directory, write_atomic
 
-EXEC_OUTPUT_BYTES_MAX: Final = 64 << 10
 FINGERPRINT_RETRY_S: Final = 5.0
-_EXEC_MARK: Final = ".exec-"
 _PIPES: Final = ("stdout.fifo", "stderr.fifo")
 
 
@@ -133,18 +131,13 @@ class ProcessDriver:
         await asyncio.get_running_loop().create_future()
 
     async def recover(self) -> AsyncGenerator[Recovered]:
-        """Yield what taskd holds. A command that an ended agent was running inside a task is removed."""
+        """Yield what taskd holds."""
         _, client = self._loaded()
         if not has_tasks(client.tasks_dir):
             return
         with as_temporary():
             tasks = await client.list_tasks()
         for info in tasks:
-            if _EXEC_MARK in info.id:
-                if not info.id.partition(_EXEC_MARK)[2].startswith(f"{os.getpid()}-"):
-                    with contextlib.suppress(NotFound), as_temporary():
-                        await client.remove(info.id)
-                continue
             yield Recovered(task_id=TaskId(info.id), handle=handle_of(info), running=info.exit is None)
 
     async def controller(self, bundle: TaskBundle, handle: Handle | None = None) -> Controller:
@@ -211,7 +204,6 @@ class ProcessController:
         self._directory = directory
         self._ports = ports
         self._files = files
-        self._execs = itertools.count(1)
 
     @property
     def _task_dir(self) -> Path:
@@ -334,26 +326,15 @@ class ProcessController:
             usage = await self._client.stats(self._id)
         return Stats(cpu_s=usage.cpu_s, memory_bytes=usage.memory_bytes, pids=usage.pids)
 
-    async def exec(self, command: tuple[str, ...], *, timeout_s: float) -> ExecResult:
-        """Run a command with the task's user, environment and directory, as a task of its own beside it."""
+    async def open_exec(self, command: Command) -> Conversation:
+        """Run a command in the task's control groups, with its environment, directory and user."""
         prepared = read_prepared(self._directory)
         if prepared is None:
             raise TaskGone("nothing of the task is left")
+        if (await self._info()).exit is not None:
+            raise TaskGone("the task has ended")
         spec = make_spec(self._known_bundle(), prepared.ports, self._directory / "work", prepared.files)
-        exec_id = f"{self._id}{_EXEC_MARK}{os.getpid()}-{next(self._execs)}"
-        try:
-            with as_driver_errors():
-                await self._client.start(spec._replace(id=exec_id, command=command))
-                async with asyncio.timeout(timeout_s):
-                    end = exit_of(await self._client.wait(exec_id))
-            output = read_output(self._client.tasks_dir / exec_id)
-        except TimeoutError:
-            raise Failed(f"the command did not end within {timeout_s:g} s") from None
-        finally:
-            with contextlib.suppress(NotFound):
-                await self._client.remove(exec_id)
-        assert end.status is not None, "taskd was there all the time"
-        return ExecResult(code=end.status, stdout=output[LogStream.STDOUT], stderr=output[LogStream.STDERR])
+        return await run_inside(spec, self._task_dir, command)
 
     # -- within -------------------------------------------------------------------------------------------------------
 
@@ -473,15 +454,3 @@ def read_prepared(directory: Path) -> Prepared | None:
 def has_tasks(tasks_dir: Path) -> bool:
     """Tell whether there is anything that taskd could hold."""
     return tasks_dir.is_dir() and any(not entry.name.startswith(".") for entry in tasks_dir.iterdir())
-
-
-def read_output(directory: Path) -> dict[LogStream, bytes]:
-    """Return the beginning of what an ended command wrote, by stream."""
-    reader = LogReader(directory)
-    output = {stream: bytearray() for stream in LogStream}
-    while batch := reader.read():
-        for line in batch:
-            output[line.stream] += line.data + b"\n"
-    for line in reader.finish():
-        output[line.stream] += line.data
-    return {stream: bytes(data[:EXEC_OUTPUT_BYTES_MAX]) for stream, data in output.items()}

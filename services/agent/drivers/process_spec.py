@@ -71,8 +71,6 @@ def check(bundle: TaskBundle) -> None:
     ]
     if container.isolation not in _ISOLATIONS:
         fields.append("container.isolation")
-    if container.health_check is not None and container.health_check.test[:1] not in {(), ("NONE",)}:
-        fields.append("container.health_check")
     fields += _unsupported_payloads(bundle)
     if _needs_setpriv(container) and find_setpriv() is None:
         fields += sorted({"user", "groups"} & set_fields(container) or {"privileges.no_new_privileges"})

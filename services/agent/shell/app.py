@@ -10,6 +10,7 @@ from services.agent.core.describe import describe_node, parse_generic, platform_
 from services.agent.drivers.api import DriverContext
 from services.agent.shell.database import TaskDatabase
 from services.agent.shell.drivers import Drivers
+from services.agent.shell.health import Health
 from services.agent.shell.machine import read_machine
 from services.agent.shell.outbox import Outbox
 from services.agent.shell.session import Session
@@ -43,6 +44,7 @@ class AgentApp(ReadyLater):
             database=self._database,
             node=self._node_facts(),
             outbox=outbox,
+            health=Health(runtime.clock, self._address()),
         )
         self._session = Session(
             runtime=runtime,

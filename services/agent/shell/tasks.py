@@ -26,17 +26,18 @@ from services.agent.drivers.api import (
     Exit,
     Failed,
     Recovered,
-    SupportsHealth,
     TaskGone,
     Temporary,
 )
 from services.agent.shell.database import StatusWrite, StoredTask, TaskDatabase
 from services.agent.shell.drivers import Drivers, NoSuchDriver
+from services.agent.shell.health import Health
 from services.agent.shell.outbox import Outbox
 from services.kit.errors import SwarmError
 from services.kit.messages.session import Assignments
 from services.kit.model.ids import TaskId
 from services.kit.model.objects import SpecVersion, Task, TaskStatus
+from services.kit.model.specs import ContainerSpec
 from services.kit.model.states import TaskState
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.log import Log
@@ -71,6 +72,7 @@ class Tasks:
         database: TaskDatabase,
         node: NodeFacts,
         outbox: Outbox,
+        health: Health,
     ) -> None:
         self._clock = clock
         self._owner = owner
@@ -78,6 +80,7 @@ class Tasks:
         self._database = database
         self._node = node
         self._outbox = outbox
+        self._health = health
         self._log = Log("tasks")
         self._worker = Worker()
         self._entries: dict[TaskId, _Entry] = {}
@@ -300,32 +303,33 @@ class Tasks:
 
     async def _perform(self, entry: _Entry, verb: Verb) -> life.Event:
         controller = await self._controller(entry, partial=verb not in _NEEDS_ALL)
+        container = entry.spec.task.container
         match verb:
             case Verb.PREPARE:
+                self._health.admit(controller, entry.spec.task.driver, container)
                 await controller.prepare()
                 return life.Prepared()
             case Verb.START:
-                return await self._start(controller)
+                return await self._start(controller, container)
             case Verb.READY:
-                assert isinstance(controller, SupportsHealth), "only a gated start is followed by READY"
-                await controller.ready()
+                await self._health.served(controller, container)
                 return life.Served(await controller.inspect())
             case Verb.WAIT:
-                return life.Ended(await controller.wait())
+                return life.Ended(await self._health.ended(controller, container))
             case Verb.SHUTDOWN:
-                await controller.shutdown(entry.spec.task.container.stop_grace_period_s)
+                await controller.shutdown(container.stop_grace_period_s)
                 return life.Stopped(await self._end_of(entry, controller))
             case Verb.REMOVE:
                 await controller.remove()
                 await controller.close()
                 return life.Removed()
 
-    async def _start(self, controller: Controller) -> life.Started:
+    async def _start(self, controller: Controller, container: ContainerSpec) -> life.Started:
         try:
             handle = await controller.start()
         except AlreadyStarted as error:
             handle = error.handle
-        return life.Started(handle, await controller.inspect(), gated=isinstance(controller, SupportsHealth))
+        return life.Started(handle, await controller.inspect(), gated=self._health.gates(controller, container))
 
     async def _end_of(self, entry: _Entry, controller: Controller) -> Exit | None:
         if entry.machine.status.state < TaskState.STARTING:
