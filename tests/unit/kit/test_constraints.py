@@ -39,7 +39,20 @@ def test_a_constraint_is_a_key_an_operator_and_a_value(text: str, key: str, oper
 
 
 @pytest.mark.parametrize(
-    "text", ["", "node.role", "node.role=manager", "==x", "1key==x", "k==x", "ke y==x", "key==", "key==a,b", "key==ü", "key=>x"]
+    "text",
+    [
+        "",
+        "node.role",
+        "node.role=manager",
+        "==x",
+        "1key==x",
+        "k==x",
+        "ke y==x",
+        "key==",
+        "key==a,b",
+        "key==ü",
+        "key=>x",
+    ],
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
@@ -79,7 +92,7 @@ def test_the_first_double_equals_sign_splits_even_behind_another_operator() -> N
         ("node.unknown!=x", False),
     ],
 )
-def test_a_node_meets_what_it_has(text: str, expected: bool) -> None:  # noqa: FBT001
+def test_a_node_meets_what_it_has(text: str, expected: bool) -> None:
     assert meets(NODE, parse_constraint(text)) is expected
 
 

@@ -102,7 +102,7 @@ def test_names_that_are_not(name: str) -> None:
         ("a@sha256:12", False),
     ],
 )
-def test_an_image_must_be_a_reference(image: str, fine: bool) -> None:  # noqa: FBT001
+def test_an_image_must_be_a_reference(image: str, fine: bool) -> None:
     spec = with_task(driver="docker", container=ContainerSpec(image=image))
     assert (paths(spec) == []) is fine
 
@@ -111,17 +111,27 @@ def test_an_image_must_be_a_reference(image: str, fine: bool) -> None:  # noqa: 
     ("spec", "path"),
     [
         (with_task(driver="No Driver"), "task.driver"),
-        (with_task(resources=ResourceRequirements(reservations=Resources(nano_cpus=999))), "task.resources.reservations.nano_cpus"),
+        (
+            with_task(resources=ResourceRequirements(reservations=Resources(nano_cpus=999))),
+            "task.resources.reservations.nano_cpus",
+        ),
         (with_task(resources=ResourceRequirements(memory_swappiness=101)), "task.resources.memory_swappiness"),
         (
-            with_task(resources=ResourceRequirements(reservations=Resources(generic=(GenericResource(kind="gpu", names=("a",)),)))),
+            with_task(
+                resources=ResourceRequirements(
+                    reservations=Resources(generic=(GenericResource(kind="gpu", names=("a",)),))
+                )
+            ),
             "task.resources.reservations.generic[0]",
         ),
         (with_task(restart=RestartPolicy(delay_s=-1)), "task.restart.delay_s"),
         (with_task(restart=RestartPolicy(window_s=-1)), "task.restart.window_s"),
         (with_task(placement=Placement(max_replicas=-1)), "task.placement.max_replicas"),
         (with_task(placement=Placement(constraints=("node.colour==red",))), "task.placement.constraints[0]"),
-        (with_task(placement=Placement(preferences=(SpreadPreference(descriptor="zone"),))), "task.placement.preferences[0].descriptor"),
+        (
+            with_task(placement=Placement(preferences=(SpreadPreference(descriptor="zone"),))),
+            "task.placement.preferences[0].descriptor",
+        ),
         (with_container(env=("=x",)), "task.container.env[0]"),
         (with_container(args=("{{.Task.Port",)), "task.container.args[0]"),
         (with_container(mounts=(Mount(target="/a"), Mount(target="/a"))), "task.container.mounts"),
@@ -137,9 +147,17 @@ def test_an_image_must_be_a_reference(image: str, fine: bool) -> None:  # noqa: 
         (_replace(GOOD, rollback=UpdateConfig(delay_s=-1)), "rollback.delay_s"),
         (_replace(GOOD, mode=GlobalJob(), update=UpdateConfig(parallelism=2)), "update"),
         (_replace(GOOD, endpoint=EndpointSpec(ports=(PortConfig(target_port=0),))), "endpoint.ports[0].target_port"),
-        (_replace(GOOD, endpoint=EndpointSpec(ports=(PortConfig(target_port=1, published_port=70_000),))), "endpoint.ports[0].published_port"),
         (
-            _replace(GOOD, endpoint=EndpointSpec(ports=(PortConfig(target_port=1, published_port=80), PortConfig(target_port=2, published_port=80)))),
+            _replace(GOOD, endpoint=EndpointSpec(ports=(PortConfig(target_port=1, published_port=70_000),))),
+            "endpoint.ports[0].published_port",
+        ),
+        (
+            _replace(
+                GOOD,
+                endpoint=EndpointSpec(
+                    ports=(PortConfig(target_port=1, published_port=80), PortConfig(target_port=2, published_port=80))
+                ),
+            ),
             "endpoint.ports",
         ),
         (
