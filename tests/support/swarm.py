@@ -150,15 +150,17 @@ class SwarmNode:
             self.stop()
         self._reap()
 
-    def kill(self) -> None:
-        """Kill every process of the node at once, tasks included, as a power cut does."""
+    def kill(self) -> float:
+        """Kill every process of the node at once, tasks included, as a power cut does; returns when the first one stood still."""
         self.was_cut = True
         pids = processes_of(self.state_dir)
+        began = CLOCK.monotonic()
         for pid in pids:
             send(pid, signal.SIGSTOP)
         for pid in [*pids, *processes_of(self.state_dir)]:
             send(pid, signal.SIGKILL)
         self._reap()
+        return began
 
     def kill_process(self, process: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Kill one process of the node by its pid; returns the pid."""
@@ -183,6 +185,12 @@ class SwarmNode:
     def client(self) -> BlockingClient:
         """Return a client of this node's control socket; close it."""
         return BlockingClient(self.control_socket)
+
+    def swarmctl(self, *words: str, code: int = 0) -> str:
+        """Run swarmctl as a user of this node does; returns what it printed, its complaints when they are expected."""
+        done = run_swarmctl("-s", self.control_socket, *words)
+        assert done.returncode == code, f"swarmctl {' '.join(words)} ended with {done.returncode}: {done.stderr}"
+        return done.stderr if code else done.stdout
 
     def left_behind(self) -> list[str]:
         """Return the node's processes other than tasks and what holds them."""
@@ -296,6 +304,7 @@ class Swarm:
 
 
 SUPERVISOR = (sys.executable, "-P", "-m", "services.cli.supervisor")
+SWARMCTL = (sys.executable, "-P", "-m", "services.cli.swarmctl")
 
 
 def clean_environment() -> dict[str, str]:
@@ -306,8 +315,17 @@ def clean_environment() -> dict[str, str]:
 
 def run_supervisor(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
     """Run the supervisor command to its end."""
+    return _run(*SUPERVISOR, *arguments, timeout_s=timeout_s)
+
+
+def run_swarmctl(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    """Run swarmctl to its end."""
+    return _run(*SWARMCTL, *arguments, timeout_s=timeout_s)
+
+
+def _run(*command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*SUPERVISOR, *arguments],
+        command,
         env=clean_environment(),
         cwd=ROOT,
         capture_output=True,

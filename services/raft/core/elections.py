@@ -1,7 +1,9 @@
 """Elections as the library does not do them: pre-vote, loyalty to a living leader, and each voter counted once (H10, H14).
 
 A member asks for pre-votes when its election timer has run out and starts the election only when a majority would vote for it. A member
-that heard of a leader within the shortest timeout refuses both, except in an election that the leader itself asked for.
+that heard of a leader within the shortest timeout refuses both, except in an election that the leader itself asked for. Who has just said
+that it would vote for somebody lets that one try first; of two who asked one another, the one with the greater id waits. Votes that split
+cost another election timeout.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from services.raft.core.messages import PreVoteRequest, VoteRequest
 
 LOYALTY = 0.9
 """Part of the shortest election timeout for which a leader's last word binds."""
+COURTESY = 0.4
+"""Part of the shortest election timeout for which a member that gave its pre-vote does not run itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Elections:
     """True from the leader's wish to hand over until a leader is heard again: this election needs no pre-vote."""
     _round: int = 0
     _asked_at: float = float("-inf")
+    _steps_back_until: float = float("-inf")
     _grants: set[NodeId] = field(default_factory=set)
     _voters: set[NodeId] = field(default_factory=set)
 
@@ -72,10 +77,20 @@ class Elections:
             self._asked_at = float("-inf")
         return won
 
-    def grants_pre_vote(self, request: PreVoteRequest, standing: Standing, now: float) -> bool:
-        """Tell whether this member would vote for the asker."""
+    def grants_pre_vote(
+        self, asker: NodeId, me: NodeId, request: PreVoteRequest, standing: Standing, now: float
+    ) -> bool:
+        """Tell whether this member would vote for the asker; if so, it lets the asker try first."""
         current = (request.last_term, request.last_index) >= (standing.last_term, standing.last_index)
-        return current and request.term > standing.term and not standing.leads and not self.loyal(now)
+        granted = current and request.term > standing.term and not standing.leads and not self.loyal(now)
+        runs_too = now - self._asked_at < self.shortest_timeout_s * COURTESY
+        if granted and (asker < me or not runs_too):
+            self._steps_back_until = now + self.shortest_timeout_s * COURTESY
+        return granted
+
+    def steps_back(self, now: float) -> bool:
+        """Tell whether another member that this one would vote for is trying now."""
+        return now < self._steps_back_until
 
     def hears_candidate(self, request: VoteRequest, standing: Standing, now: float) -> bool:
         """Tell whether a request for a vote may reach the library; it would adopt the term in any case."""

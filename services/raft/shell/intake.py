@@ -142,7 +142,7 @@ class Intake:
         seat = self._seat
         match message:
             case messages.PreVoteRequest():
-                if seat.elections.grants_pre_vote(message, seat.standing, now):
+                if seat.elections.grants_pre_vote(sender, seat.me, message, seat.standing, now):
                     seat.outbox.hold(sender, messages.PreVote(message.round))
             case messages.PreVote():
                 seat.elections.count_pre_vote(sender, message.round)

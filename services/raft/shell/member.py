@@ -190,12 +190,13 @@ class Member(Seat):
 
     def may_campaign(self) -> bool:
         """Ask for pre-votes, and allow the election once a majority has given them."""
-        if not self.is_member:
+        now = self.clock.monotonic()
+        if not self.is_member or (self.elections.steps_back(now) and not self.elections.transfer):
             return False
         if self.elections.transfer or self.elections.won_pre_vote(self.me, self.member_ids):
             self.elections.begin_election()
             return True
-        request = self.elections.begin_pre_vote(self.clock.monotonic(), self.standing)
+        request = self.elections.begin_pre_vote(now, self.standing)
         if request is not None:
             for peer in self.others:
                 self.outbox.hold(peer, request)

@@ -420,6 +420,16 @@ def test_h14_a_member_that_was_away_does_not_depose_the_leader(group: Group) -> 
     assert {member.term for member in group.members.values()} == {1}
 
 
+def test_h14_of_two_members_that_run_at_the_same_moment_one_wins_the_first_election(group: Group) -> None:
+    leader = settled(group)
+    group.kill(leader.me)
+    group.run(0.24)
+    for member in group.members.values():
+        member.consensus.campaign_soon()
+    group.until(lambda: any(member.ready for member in group.members.values()), seconds=0.15)
+    assert {member.term for member in group.members.values()} == {2}
+
+
 # -- H15
 
 
