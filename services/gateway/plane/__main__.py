@@ -5,6 +5,7 @@ DOOR is the descriptor of a socket that listens on PATH.
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 
@@ -14,6 +15,7 @@ from services.kit.runtime.clock import SystemClock
 
 def main(door: str, path: str, worker: str, orphan_s: str) -> None:
     """Carry connections until told to stop, or until nobody has asked for this plane in ``orphan_s`` seconds."""
+    gc.freeze()  # what was imported stays
     listening = socket.socket(fileno=int(door))
     Worker(listening, path, int(worker), orphan_s=float(orphan_s), clock=SystemClock()).run()
 
