@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -11,8 +12,10 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from services.agent.core.bundle import Payload, PayloadKind
 from services.agent.drivers.api import (
     AlreadyPrepared,
     AlreadyStarted,
@@ -26,7 +29,8 @@ from services.agent.drivers.api import (
     TaskGone,
     Unsupported,
 )
-from services.agent.drivers.task_files import FileStore
+from services.agent.drivers.task_files import FileStore, TaskFile
+from services.agent.drivers.task_logs import LogReader
 from services.agent.drivers.task_ports import FIRST_PORT, LAST_PORT
 from services.agent.shell.inside import run_command
 from services.kit.messages.logs import LogOptions
@@ -39,6 +43,7 @@ from services.kit.model.specs import (
     ContainerSpec,
     DriverConfig,
     FileTarget,
+    GenericResource,
     Mount,
     PortConfig,
     Privileges,
@@ -172,7 +177,8 @@ def test_secrets_and_configs_are_files_for_the_task_alone_and_go_with_it() -> No
             command=(
                 "sh",
                 "-c",
-                'cat "$SWARMBUS_SECRETS_DIR/key" "$SWARMBUS_CONFIGS_DIR/app/conf"; echo; dirname "$SWARMBUS_SECRETS_DIR"',
+                'cat "$SWARMBUS_SECRETS_DIR/key" "$SWARMBUS_CONFIGS_DIR/app/conf"; echo; dirname "$SWARMBUS_SECRETS_DIR"; '
+                "until [ -e seen ]; do sleep 0.01; done",
             ),
             secrets=(
                 SecretReference(secret_id=secret.id, secret_name="key", target=FileTarget(name="key", mode=0o400)),
@@ -185,15 +191,69 @@ def test_secrets_and_configs_are_files_for_the_task_alone_and_go_with_it() -> No
         # What is in memory only is gone after a restart of the machine, and is made again.
         FileStore.of(shop.state_dir).remove("t1")
         await controller.start()
-        await controller.wait()
-        text, directory = await text_of(controller)
+        await eventually(lambda: len(lines_until_now(shop, "t1")) == 2)
+        text, directory = lines_until_now(shop, "t1")
         assert text == "husha=1"
         top = Path(directory)
         assert permissions(top) == 0o700
         assert permissions(top / "secrets/key") == 0o400
         assert top.name == "t1"
+        (shop.state_dir / "worker/process/t1/work/seen").touch()
+        await controller.wait()
+        assert not top.exists(), "what has ended needs no secrets"
         await controller.remove()
         assert not top.parent.exists()
+
+    run(work)
+
+
+def lines_until_now(shop: Workshop, task_id: str) -> list[str]:
+    return [line.data.decode() for line in LogReader(shop.state_dir / "worker/tasks" / task_id).read()]
+
+
+def test_payloads_are_templates_that_know_ports_variables_and_each_other() -> None:
+    async def work(shop: Workshop) -> None:
+        secret = Secret(id=SecretId("s1"), spec=SecretSpec(annotations=Annotations(name="key"), data=b"hush"))
+        text = b'slot {{.Task.Slot}} port {{.Task.Port}} {{env "COLOUR"}} {{secret "key"}}'
+        spec = ConfigSpec(annotations=Annotations(name="conf"), data=text, templating="golang")
+        config = Config(id=ConfigId("c1"), spec=spec)
+        container = ContainerSpec(
+            command=("sh", "-c", 'cat "$SWARMBUS_CONFIGS_DIR/conf"; echo; echo $PORT'),
+            env=("COLOUR=red",),
+            secrets=(SecretReference(secret_id=secret.id, secret_name="key", target=FileTarget(name="key")),),
+            configs=(ConfigReference(config_id=config.id, config_name="conf", target=FileTarget(name="conf")),),
+        )
+        controller = await shop.running(bundle_of("t1", container, secrets=(secret,), configs=(config,)))
+        await controller.wait()
+        filled, port = await text_of(controller)
+        assert filled == f"slot 1 port {port} red hush"
+
+    run(work)
+
+
+def test_a_secret_is_never_on_a_disk() -> None:
+    async def work(shop: Workshop) -> None:
+        on_disk = FileStore(base=shop.state_dir / "worker" / "files", in_memory=False)
+        key = Payload(kind=PayloadKind.SECRET, target=FileTarget(name="key"), data=b"hush", sensitive=True)
+        conf = Payload(kind=PayloadKind.CONFIG, target=FileTarget(name="conf"), data=b"a=1", sensitive=False)
+        with pytest.raises(Rejected, match="no file system in memory"):
+            on_disk.write("t1", [TaskFile("secrets/key", key, key.data)], None)
+        on_disk.write("t1", [TaskFile("configs/conf", conf, conf.data)], None)
+        assert (on_disk.directory("t1") / "configs/conf").read_bytes() == b"a=1"
+        on_disk.remove("t1")
+
+    run(work)
+
+
+def test_generic_resources_that_were_dealt_are_named_to_the_task() -> None:
+    async def work(shop: Workshop) -> None:
+        container = ContainerSpec(command=("sh", "-c", "echo $SWARMBUS_RESOURCE_GPU $DOCKER_RESOURCE_SSD"))
+        bundle = bundle_of("t1", container)
+        dealt = (GenericResource(kind="gpu", names=("a", "b")), GenericResource(kind="SSD", count=2))
+        task = msgspec.structs.replace(bundle.task, generic=dealt)
+        controller = await shop.running(dataclasses.replace(bundle, task=task))
+        await controller.wait()
+        assert await text_of(controller) == ["a,b 2"]
 
     run(work)
 

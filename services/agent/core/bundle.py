@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from services.agent.core.ports import PortNeed, port_needs
-from services.agent.core.templates import Scope, expand
+from services.agent.core.templates import PayloadScope, Scope, expand, render_payload
 from services.kit.model.ids import NodeId, TaskId
 from services.kit.model.objects import Config, Secret, SpecVersion, Task
-from services.kit.model.specs import ContainerSpec, Platform
+from services.kit.model.specs import ConfigSpec, ContainerSpec, FileTarget, Platform, SecretSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,24 @@ class NodeFacts:
     id: NodeId
     hostname: str
     platform: Platform
+
+
+class PayloadKind(StrEnum):
+    """What a file holds."""
+
+    SECRET = "secret"
+    CONFIG = "config"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A file that a task sees."""
+
+    kind: PayloadKind
+    target: FileTarget
+    data: bytes = field(repr=False)
+    sensitive: bool
+    """It is a secret or has one in it: in memory only, never on a disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +52,8 @@ class TaskBundle:
     """Display name: ``service.slot.task-id``, or ``service.node-id.task-id`` for tasks without slot."""
     node: NodeFacts
     ports: tuple[PortNeed, ...] = ()
-    secrets: tuple[Secret, ...] = field(default=(), repr=False)
-    """The secrets that the container refers to."""
-    configs: tuple[Config, ...] = field(default=(), repr=False)
-    """The configs that the container refers to."""
+    payloads: tuple[Payload, ...] = field(default=(), repr=False)
+    """The secrets and configs that the task sees as files, with their templates filled in, except port marks: see ``core.ports.fill_marks``."""
 
     @property
     def id(self) -> TaskId:
@@ -71,13 +88,46 @@ def make_bundle(
         node_platform=node.platform,
         port_names=frozenset(port.name for port in spec.endpoint.ports if port.name),
     )
+    container = expand(spec.task.container, scope)
     return TaskBundle(
         task=task,
         spec=spec,
-        container=expand(spec.task.container, scope),
+        container=container,
         name=name,
         node=node,
         ports=port_needs(spec),
-        secrets=secrets,
-        configs=configs,
+        payloads=_payloads(container, scope, secrets, configs),
+    )
+
+
+def _payloads(
+    container: ContainerSpec, scope: Scope, secrets: tuple[Secret, ...], configs: tuple[Config, ...]
+) -> tuple[Payload, ...]:
+    secrets_by_id = {secret.id: secret.spec for secret in secrets}
+    configs_by_id = {config.id: config.spec for config in configs}
+    wanted_secrets = [
+        (use, secrets_by_id[use.secret_id]) for use in container.secrets if use.secret_id in secrets_by_id
+    ]
+    wanted_configs = [
+        (use.config_name, use.target, configs_by_id[use.config_id])
+        for use in container.configs
+        if use.target is not None and use.config_id in configs_by_id
+    ]
+    env = dict(entry.partition("=")[::2] for entry in container.env)
+    secret_data = {use.target.name: spec.data for use, spec in wanted_secrets}
+    config_data = {target.name: spec.data for _, target, spec in wanted_configs}
+
+    def rendered(kind: PayloadKind, name: str, target: FileTarget, spec: SecretSpec | ConfigSpec) -> Payload:
+        payload_scope = PayloadScope(scope=scope, env=env, secrets=secret_data, configs=config_data)
+        data = render_payload(spec.data, spec.templating, payload_scope, f"{kind} {name}")
+        return Payload(
+            kind=kind,
+            target=target,
+            data=data,
+            sensitive=kind is PayloadKind.SECRET or payload_scope.used_secret,
+        )
+
+    return (
+        *(rendered(PayloadKind.SECRET, use.secret_name, use.target, spec) for use, spec in wanted_secrets),
+        *(rendered(PayloadKind.CONFIG, name, target, spec) for name, target, spec in wanted_configs),
     )

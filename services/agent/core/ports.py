@@ -17,6 +17,7 @@ from services.kit.model.states import Protocol, PublishMode
 from services.kit.model.value import Value
 
 _MARK = re.compile("\0port:([^\0]*)\0")
+_MARK_BYTES = re.compile(_MARK.pattern.encode())
 _Change = Callable[[str], str]
 
 
@@ -66,6 +67,21 @@ def marked_ports(container: ContainerSpec) -> frozenset[str]:
 def fill_ports(container: ContainerSpec, numbers: Mapping[str, int]) -> ContainerSpec:
     """Put the numbers in place of the marks. ``numbers`` maps names to ports; the key "" is the first port."""
     return _map_text(container, lambda text: _MARK.sub(lambda match: str(numbers[match[1]]), text))
+
+
+def fill_marks(data: bytes, numbers: Mapping[str, int]) -> bytes:
+    """Put the numbers in place of the marks of a payload; a mark without a number is left as it is."""
+
+    def number(match: re.Match[bytes]) -> bytes:
+        found = numbers.get(match[1].decode(errors="replace"))
+        return match[0] if found is None else str(found).encode()
+
+    return _MARK_BYTES.sub(number, data)
+
+
+def has_marks(data: bytes) -> bool:
+    """Tell whether a payload waits for the number of a port."""
+    return _MARK_BYTES.search(data) is not None
 
 
 def _map_text(container: ContainerSpec, change: _Change) -> ContainerSpec:

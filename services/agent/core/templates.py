@@ -1,30 +1,32 @@
-"""The templates that a spec may hold: the part of Go's template language that SwarmKit's users write.
+"""Which templates a spec may hold, and what they may name. The language is in ``template_language``.
 
     {{.Service.ID}} {{.Service.Name}} {{index .Service.Labels "key"}} {{.Service.Labels.key}}
     {{.Node.ID}} {{.Node.Hostname}} {{.Node.Platform.Architecture}} {{.Node.Platform.OS}}
-    {{.Task.ID}} {{.Task.Name}} {{.Task.Slot}} {{.Task.Port}} {{.Task.Port "name"}}   {{"text"}}   {{- trim -}}   {{/* comment */}}
+    {{.Task.ID}} {{.Task.Name}} {{.Task.Slot}} {{.Task.Port}} {{.Task.Port "name"}}
 
-Filled in: env, command, args, hostname, and the mounts' source, target, labels and driver options. A missing label is the empty
-text; anything else that is unknown is a TemplateError, which rejects the task with the reason.
+Filled in: env, command, args, hostname, and the mounts' source, target, labels and driver options; and the payload of a secret or
+config whose ``templating`` is ``golang``, which may also say {{env "NAME"}}, {{secret "file"}} and {{config "file"}}: a variable of
+the task, and the payloads that the task sees under these file names, as they were stored. A missing label is the empty text; anything else that is
+unknown is a TemplateError, which rejects the task with the reason.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
 from services.agent.core.ports import port_mark
+from services.agent.core.template_language import BadTemplate, TemplateValue, fill
 from services.kit.errors import Code, SwarmError
 from services.kit.model.specs import ContainerSpec, Mount, Platform
 
-_TOKEN = re.compile(r'\s*(?:(?P<field>(?:\.\w+)+)|(?P<text>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<word>\w+))')
+GOLANG = "golang"
 
 
 class TemplateError(SwarmError):
-    """A template that cannot be filled in; the message quotes it."""
+    """A template that cannot be filled in; the message says which and why, but quotes no payload."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -45,10 +47,12 @@ class Scope:
     node_platform: Platform
     port_names: frozenset[str]
 
-    def lookup(self, field: str) -> str | None:
-        """Return the value of a field such as ``.Task.ID``, or None when there is no such field."""
-        if field.startswith(".Service.Labels."):
-            return self.service_labels.get(field.removeprefix(".Service.Labels."), "")
+    def field(self, name: str) -> TemplateValue | None:
+        """Return the value of a field."""
+        if name.startswith(".Service.Labels."):
+            return self.service_labels.get(name.removeprefix(".Service.Labels."), "")
+        if name == ".Service.Labels":
+            return self.service_labels
         return {
             ".Task.ID": self.task_id,
             ".Task.Name": self.task_name,
@@ -60,13 +64,53 @@ class Scope:
             ".Node.Hostname": self.node_hostname,
             ".Node.Platform.Architecture": self.node_platform.architecture,
             ".Node.Platform.OS": self.node_platform.os,
-        }.get(field)
+        }.get(name)
+
+    def call(self, name: str, arguments: tuple[TemplateValue, ...]) -> TemplateValue | None:
+        """Return what a function says: a spec has only the port by name."""
+        match name, arguments:
+            case ".Task.Port", (str() as port,):
+                if port not in self.port_names:
+                    raise BadTemplate(f"the service publishes no port named {port!r}")
+                return port_mark(port)
+            case _:
+                return None
+
+
+@dataclass(slots=True, kw_only=True)
+class PayloadScope:
+    """What the payload of a secret or config may name."""
+
+    scope: Scope
+    env: Mapping[str, str]
+    secrets: Mapping[str, bytes] = field(repr=False)
+    """By the name of the file under which the task sees them."""
+    configs: Mapping[str, bytes] = field(repr=False)
+    used_secret: bool = False
+    """A secret was put into the payload, which is one itself from then on."""
+
+    def field(self, name: str) -> TemplateValue | None:
+        """Return the value of a field."""
+        return self.scope.field(name)
+
+    def call(self, name: str, arguments: tuple[TemplateValue, ...]) -> TemplateValue | None:
+        """Return a variable, a secret or a config."""
+        match name, arguments:
+            case "env", (str() as variable,):
+                return self.env.get(variable, "")
+            case "secret", (str() as file,):
+                self.used_secret = True
+                return _payload("secret", file, self.secrets)
+            case "config", (str() as file,):
+                return _payload("config", file, self.configs)
+            case _:
+                return self.scope.call(name, arguments)
 
 
 def expand(container: ContainerSpec, scope: Scope) -> ContainerSpec:
     """Return the spec with its templates filled in; raises TemplateError."""
 
-    def fill(text: str) -> str:
+    def fill_text(text: str) -> str:
         return render(text, scope)
 
     def fill_map(values: dict[str, str]) -> dict[str, str]:
@@ -75,98 +119,49 @@ def expand(container: ContainerSpec, scope: Scope) -> ContainerSpec:
     def fill_mount(mount: Mount) -> Mount:
         return msgspec.structs.replace(
             mount,
-            source=fill(mount.source),
-            target=fill(mount.target),
+            source=fill_text(mount.source),
+            target=fill_text(mount.target),
             labels=fill_map(mount.labels),
             volume_driver_options=fill_map(mount.volume_driver_options),
         )
 
     return msgspec.structs.replace(
         container,
-        command=tuple(map(fill, container.command)),
-        args=tuple(map(fill, container.args)),
-        env=tuple(map(fill, container.env)),
-        hostname=fill(container.hostname),
+        command=tuple(map(fill_text, container.command)),
+        args=tuple(map(fill_text, container.args)),
+        env=tuple(map(fill_text, container.env)),
+        hostname=fill_text(container.hostname),
         mounts=tuple(map(fill_mount, container.mounts)),
     )
 
 
 def render(text: str, scope: Scope) -> str:
-    """Fill in one text; raises TemplateError."""
-    if "{{" not in text:
-        return text
-    parts: list[str] = []
-    rest = text
-    while (start := rest.find("{{")) >= 0:
-        end = _end_of_action(rest, start + 2, text)
-        before, action, rest = rest[:start], rest[start + 2 : end], rest[end + 2 :]
-        if action.startswith("- "):
-            before, action = before.rstrip(), action[1:]
-        if action.endswith(" -"):
-            rest, action = rest.lstrip(), action[:-1]
-        parts += (before, _evaluate(action.strip(), scope, text))
-    return "".join((*parts, rest))
-
-
-def _end_of_action(text: str, start: int, whole: str) -> int:
-    """Find the closing braces, looking past quoted text."""
-    quote = ""
-    index = start
-    while index < len(text):
-        character = text[index]
-        if quote:
-            if character == "\\" and quote == '"':
-                index += 1
-            elif character == quote:
-                quote = ""
-        elif character in {'"', "`"}:
-            quote = character
-        elif text.startswith("}}", index):
-            return index
-        index += 1
-    raise TemplateError(f"template {whole!r}: an action is not closed with }}}}")
-
-
-def _evaluate(action: str, scope: Scope, whole: str) -> str:
-    if action.startswith("/*") and action.endswith("*/"):
-        return ""
-    match _tokens(action, whole):
-        case [("text", text)]:
-            return text
-        case [("field", ".Task.Port"), ("text", name)]:
-            if name not in scope.port_names:
-                raise TemplateError(f"template {whole!r}: the service publishes no port named {name!r}")
-            return port_mark(name)
-        case [("field", field)]:
-            value = scope.lookup(field)
-            if value is None:
-                raise TemplateError(f"template {whole!r}: there is no field {field}")
-            return value
-        case [("word", "index"), ("field", ".Service.Labels"), ("text", key)]:
-            return scope.service_labels.get(key, "")
-        case _:
-            raise TemplateError(f"template {whole!r}: cannot read {{{{{action}}}}}")
-
-
-def _tokens(action: str, whole: str) -> list[tuple[str, str]]:
-    tokens: list[tuple[str, str]] = []
-    position = 0
-    while position < len(action):
-        match = _TOKEN.match(action, position)
-        if match is None or match.lastgroup is None:
-            raise TemplateError(f"template {whole!r}: cannot read {{{{{action}}}}}")
-        kind, token = match.lastgroup, match[match.lastgroup]
-        if kind == "text":
-            token = _unquote(token, whole)
-        tokens.append((kind, token))
-        position = match.end()
-    return tokens
-
-
-def _unquote(token: str, whole: str) -> str:
-    if token.startswith("`"):
-        return token[1:-1]
+    """Fill in one text of a spec; raises TemplateError, which quotes it."""
     try:
-        return str(json.loads(token))
-    except ValueError:
-        raise TemplateError(f"template {whole!r}: cannot read the text {token}") from None
+        return fill(text, scope)
+    except BadTemplate as error:
+        raise TemplateError(f"template {text!r}: {error.reason}") from None
+
+
+def render_payload(data: bytes, templating: str, scope: PayloadScope, what: str) -> bytes:
+    """Return a payload as the task sees it; raises TemplateError. ``what`` names it; only a line number tells of its contents."""
+    if not templating:
+        return data
+    if templating != GOLANG:
+        raise TemplateError(f"{what}: there is no templating {templating!r}, only {GOLANG}")
+    try:
+        return fill(data.decode(), scope).encode()
+    except UnicodeDecodeError:
+        raise TemplateError(f"{what}: a template must be text in UTF-8") from None
+    except BadTemplate as error:
+        raise TemplateError(f"{what}: its template cannot be filled in, line {error.line}") from None
+
+
+def _payload(kind: str, file: str, known: Mapping[str, bytes]) -> str:
+    data = known.get(file)
+    if data is None:
+        raise BadTemplate(f"the task has no {kind} {file!r}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BadTemplate(f"{kind} {file!r} is not text") from None

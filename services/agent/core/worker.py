@@ -104,18 +104,20 @@ class Worker:
         return actions
 
     def bundle(self, task: Task, spec: SpecVersion, node: NodeFacts, *, partial: bool = False) -> TaskBundle:
-        """Put a task together with what it needs; raises TemplateError, and MissingDependency unless a ``partial`` one will do."""
+        """Put a task together with what it needs; raises TemplateError, and MissingDependency unless a ``partial`` one, without files, will do."""
         container = spec.task.container
         missing = [f"secret {r.secret_name}" for r in container.secrets if r.secret_id not in self._secrets]
         missing += [f"config {r.config_name}" for r in container.configs if r.config_id not in self._configs]
-        if missing and not partial:
+        if missing and partial:
+            return make_bundle(task, spec, node)
+        if missing:
             raise MissingDependency(f"{', '.join(missing)} not delivered yet")
         return make_bundle(
             task,
             spec,
             node,
-            secrets=tuple(self._secrets[r.secret_id] for r in container.secrets if r.secret_id in self._secrets),
-            configs=tuple(self._configs[r.config_id] for r in container.configs if r.config_id in self._configs),
+            secrets=tuple(self._secrets[r.secret_id] for r in container.secrets),
+            configs=tuple(self._configs[r.config_id] for r in container.configs),
         )
 
     def _take_dependencies(self, message: Assignments) -> None:

@@ -45,9 +45,10 @@ from services.agent.drivers.docker_spec import (
     container_config,
     exit_of,
     payload_path,
+    port_numbers,
     port_statuses,
 )
-from services.agent.drivers.task_files import FileStore
+from services.agent.drivers.task_files import FileStore, by_number
 from services.kit.errors import AlreadyExists, NotFound
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import TaskId
@@ -250,6 +251,8 @@ class DockerController:
                     await _next(news)
                     continue
                 if seen.ended:
+                    # What has ended needs no secrets any more; its log stays until it is removed.
+                    self._files.remove(self._bundle.id)
                     return exit_of(seen)
                 if seen.unhealthy:
                     await self.shutdown(self._bundle.container.stop_grace_period_s)
@@ -392,21 +395,13 @@ class DockerController:
     def _write_files(self) -> dict[str, Path]:
         """Write secrets and configs, and say which file belongs where in the container."""
         bundle = self._bundle
+        files = tuple(by_number(bundle, port_numbers(bundle)))
         try:
-            self._files.write(bundle, None)
+            self._files.write(bundle.id, files, None)
         except OSError as error:
             raise Rejected(f"cannot write secrets and configs: {error}") from error
         top = self._files.directory(bundle.id)
-        secrets = {
-            payload_path(use.target, "/run/secrets"): top / "secrets" / use.target.name
-            for use in bundle.container.secrets
-        }
-        configs = {
-            payload_path(use.target, ""): top / "configs" / use.target.name
-            for use in bundle.container.configs
-            if use.target is not None
-        }
-        return {**secrets, **configs}
+        return {payload_path(file.payload): top / file.name for file in files}
 
 
 def _exists(path: str) -> bool:

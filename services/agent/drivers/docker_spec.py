@@ -11,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from services.agent.core.bundle import TaskBundle
+from services.agent.core.bundle import Payload, PayloadKind, TaskBundle
 from services.agent.core.fields import unsupported_fields
 from services.agent.core.ports import PortNeed, fill_ports
+from services.agent.core.resources import resource_environment
 from services.agent.drivers.api import Exit, Option, OptionKind, Rejected, Unsupported
 from services.agent.drivers.options import read_options
 from services.kit.model.objects import PortStatus
-from services.kit.model.specs import ContainerSpec, FileTarget, Mount, TaskSpec
+from services.kit.model.specs import ContainerSpec, Mount, TaskSpec
 from services.kit.model.states import MountType
 
 DRIVER = "docker"
@@ -198,13 +199,16 @@ def check(bundle: TaskBundle) -> None:
 
 def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]) -> Json:
     """Return the body of the engine's create call. ``files`` maps paths in the container to files to bind there, read-only."""
-    container = fill_ports(bundle.container, _port_numbers(bundle))
+    container = fill_ports(bundle.container, port_numbers(bundle))
     ports = {_port_key(need): need for need in bundle.ports}
     config: Json = {
         "Image": container.image,
         "Entrypoint": list(container.command) or None,
         "Cmd": list(container.args) or None,
-        "Env": [*container.env, *_generic_env(bundle)],
+        "Env": [
+            *(f"{key}={value}" for key, value in resource_environment(bundle.task.generic).items()),
+            *container.env,
+        ],
         "Labels": {**container.labels, **_labels(bundle)},
         "Hostname": container.hostname,
         "WorkingDir": container.dir,
@@ -222,9 +226,12 @@ def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]
     return config
 
 
-def payload_path(target: FileTarget, default_directory: str) -> str:
+def payload_path(payload: Payload) -> str:
     """Return where a container sees a secret or config."""
-    return target.name if target.name.startswith("/") else f"{default_directory}/{target.name}"
+    name = payload.target.name
+    if name.startswith("/"):
+        return name
+    return f"/run/secrets/{name}" if payload.kind is PayloadKind.SECRET else f"/{name}"
 
 
 def _host_config(
@@ -327,13 +334,6 @@ def _labels(bundle: TaskBundle) -> dict[str, str]:
     return {**swarm, **{f"{LABEL}{key}": value for key, value in facts.items()}}
 
 
-def _generic_env(bundle: TaskBundle) -> list[str]:
-    return [
-        f"DOCKER_RESOURCE_{resource.kind.upper()}={','.join(resource.names) or resource.count}"
-        for resource in bundle.task.generic
-    ]
-
-
 def _extra_host(line: str) -> str:
     """Turn a line of a hosts file (``address name``) into the engine's ``name:address``; that form is taken as it is."""
     address, _, name = line.partition(" ")
@@ -348,7 +348,7 @@ def _port_key(need: PortNeed) -> str:
     return f"{need.target_port}/{need.protocol.value}"
 
 
-def _port_numbers(bundle: TaskBundle) -> dict[str, int]:
+def port_numbers(bundle: TaskBundle) -> dict[str, int]:
     """Return the numbers that the task itself listens on: inside a container they are the targets."""
     numbers = {need.name: need.target_port for need in reversed(bundle.ports)}
     if bundle.ports:

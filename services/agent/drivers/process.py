@@ -23,7 +23,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from services.agent.core.ports import PortNeed, marked_ports
+from services.agent.core.ports import PortNeed, has_marks, marked_ports
 from services.agent.drivers.api import (
     API_VERSION,
     AlreadyPrepared,
@@ -49,9 +49,9 @@ from services.agent.drivers.api import (
 )
 from services.agent.drivers.process_exec import run_inside
 from services.agent.drivers.process_spec import OPTIONS, check, find_user, make_spec
-from services.agent.drivers.task_files import FileStore
+from services.agent.drivers.task_files import CONFIGS_VARIABLE, SECRETS_VARIABLE, FileStore, below_their_directories
 from services.agent.drivers.task_logs import LogReader
-from services.agent.drivers.task_ports import ChosenPort, PortRange, port_statuses
+from services.agent.drivers.task_ports import ChosenPort, PortRange, port_numbers, port_statuses
 from services.agent.drivers.taskd_client import TaskdClient
 from services.agent.taskd.launch import LAUNCH_FAILED
 from services.agent.taskd.processes import become_subreaper
@@ -227,8 +227,13 @@ class ProcessController:
         make_directory(work_dir)
         if user is not None:
             os.chown(work_dir, user.uid, user.gid)
-        files = self._write_files(bundle)
-        prepared = Prepared(ports=self._choose_ports(bundle), files=files)
+        ports = self._choose_ports(bundle)
+        try:
+            files = self._write_files(bundle, ports)
+        except BaseException:
+            self._ports.release(ports)
+            raise
+        prepared = Prepared(ports=ports, files=files)
         write_atomic(self._directory / "prepared.json", msgspec.json.encode(prepared))
 
     async def start(self) -> Handle:
@@ -256,6 +261,8 @@ class ProcessController:
         with as_driver_errors(), self._pipes_held():
             info = await self._client.wait(self._id)
         bury(info.pid)
+        # What has ended needs no secrets any more; its log stays until it is removed.
+        self._files.remove(self._id)
         return exit_of(info)
 
     async def shutdown(self, grace_s: float) -> None:
@@ -346,7 +353,7 @@ class ProcessController:
         chosen: list[ChosenPort] = []
         try:
             chosen.extend(ChosenPort(need=need, number=self._ports.choose(need)) for need in bundle.ports)
-            if not chosen and marked_ports(bundle.container):
+            if not chosen and (marked_ports(bundle.container) or any(has_marks(each.data) for each in bundle.payloads)):
                 need = PortNeed(target_port=0)
                 chosen.append(ChosenPort(need=need, number=self._ports.choose(need), published=False))
         except ResourceExhausted as error:
@@ -354,17 +361,22 @@ class ProcessController:
             raise Rejected(error.message) from error
         return tuple(chosen)
 
-    def _write_files(self, bundle: TaskBundle) -> dict[str, str]:
+    def _write_files(self, bundle: TaskBundle, ports: tuple[ChosenPort, ...]) -> dict[str, str]:
+        """Write secrets and configs and return the variables that name their directories; none when there are none."""
         user = find_user(bundle.container)
+        owner = (user.uid, user.gid) if user is not None else None
         try:
-            return self._files.write(bundle, (user.uid, user.gid) if user is not None else None)
+            self._files.write(self._id, below_their_directories(bundle, port_numbers(ports)), owner)
         except OSError as error:
             raise Rejected(f"cannot write secrets and configs: {error}") from error
+        top = self._files.directory(self._id)
+        places = {SECRETS_VARIABLE: top / "secrets", CONFIGS_VARIABLE: top / "configs"}
+        return {name: str(place) for name, place in places.items() if place.exists()}
 
     def _restore_files(self, prepared: Prepared) -> None:
         """Write files again that were in memory when the machine was restarted."""
         if not all(Path(folder).is_dir() for folder in prepared.files.values()):
-            self._write_files(self._known_bundle())
+            self._write_files(self._known_bundle(), prepared.ports)
 
     def _scratch(self) -> tuple[str, ...]:
         """Name what must go with the task when taskd removes it without us."""

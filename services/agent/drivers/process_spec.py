@@ -13,6 +13,7 @@ from typing import Final
 from services.agent.core.bundle import TaskBundle
 from services.agent.core.fields import set_fields, unsupported_fields
 from services.agent.core.ports import fill_ports
+from services.agent.core.resources import resource_environment
 from services.agent.drivers.api import Option, OptionKind, Rejected, Unsupported
 from services.agent.drivers.options import read_options
 from services.agent.drivers.task_ports import ChosenPort, port_environment, port_numbers
@@ -96,7 +97,7 @@ def make_spec(bundle: TaskBundle, ports: tuple[ChosenPort, ...], work_dir: Path,
     return TaskSpec(
         id=bundle.id,
         command=(*container.command, *container.args),
-        env=_environment(container, ports, files),
+        env=_environment(container, ports, files, resource_environment(bundle.task.generic)),
         directory=container.dir or str(work_dir),
         user=user,
         memory_bytes=limits.memory_bytes,
@@ -165,7 +166,9 @@ def _find_group(name: str, path: str) -> int:
         raise Rejected(f"{path}: this node has no group {name!r}") from None
 
 
-def _environment(container: ContainerSpec, ports: tuple[ChosenPort, ...], files: Mapping[str, str]) -> tuple[str, ...]:
+def _environment(
+    container: ContainerSpec, ports: tuple[ChosenPort, ...], files: Mapping[str, str], generic: Mapping[str, str]
+) -> tuple[str, ...]:
     variables = {"PATH": DEFAULT_PATH} | {name: os.environ[name] for name in INHERITED_ENV if name in os.environ}
     name = container.user.partition(":")[0]
     if name:
@@ -174,6 +177,7 @@ def _environment(container: ContainerSpec, ports: tuple[ChosenPort, ...], files:
         variables["HOME"] = entry.pw_dir if entry is not None else "/"
     variables |= port_environment(ports)
     variables |= files
+    variables |= generic
     # What the user says comes last and wins.
     variables |= dict(entry.partition("=")[::2] for entry in container.env)
     return tuple(f"{name}={value}" for name, value in variables.items())
@@ -184,17 +188,9 @@ def _needs_setpriv(container: ContainerSpec) -> bool:
 
 
 def _unsupported_payloads(bundle: TaskBundle) -> list[str]:
-    fields = []
-    if any(secret.spec.templating for secret in bundle.secrets):
-        fields.append("container.secrets.templating")
-    if any(config.spec.templating for config in bundle.configs):
-        fields.append("container.configs.templating")
-    if os.geteuid() != 0:
-        if any(not _is_ours(use.target) for use in bundle.container.secrets):
-            fields.append("container.secrets.target.uid")
-        if any(use.target is not None and not _is_ours(use.target) for use in bundle.container.configs):
-            fields.append("container.configs.target.uid")
-    return fields
+    if os.geteuid() == 0:
+        return []
+    return [f"container.{payload.kind}s.target.uid" for payload in bundle.payloads if not _is_ours(payload.target)]
 
 
 def _is_ours(target: FileTarget) -> bool:

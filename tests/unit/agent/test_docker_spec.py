@@ -175,7 +175,13 @@ def test_generic_resources_are_told_by_environment() -> None:
     bundle = bundle_of(ContainerSpec(env=("A=1",)))
     generic = (GenericResource(kind="gpu", names=("a", "b")), GenericResource(kind="SSD", count=2))
     object.__setattr__(bundle, "task", msgspec.structs.replace(bundle.task, generic=generic))
-    assert config_of(bundle)["Env"] == ["A=1", "DOCKER_RESOURCE_GPU=a,b", "DOCKER_RESOURCE_SSD=2"]
+    assert config_of(bundle)["Env"] == [
+        "SWARMBUS_RESOURCE_GPU=a,b",
+        "DOCKER_RESOURCE_GPU=a,b",
+        "SWARMBUS_RESOURCE_SSD=2",
+        "DOCKER_RESOURCE_SSD=2",
+        "A=1",
+    ], "what the user says comes last and wins"
 
 
 def inspected(**state: object) -> Inspected:

@@ -97,7 +97,7 @@ def test_a_bundle_has_just_the_secrets_and_configs_of_its_task() -> None:
     worker = Worker([(make_task(1), spec)])
     with pytest.raises(MissingDependency, match="secret one, config conf not delivered yet"):
         worker.bundle(make_task(1), spec, HERE)
-    assert worker.bundle(make_task(1), spec, HERE, partial=True).secrets == ()
+    assert worker.bundle(make_task(1), spec, HERE, partial=True).payloads == ()
     secrets = tuple(
         Secret(id=SecretId(name), spec=SecretSpec(annotations=Annotations(name=name), data=b"x"))
         for name in ("s1", "s2")
@@ -105,7 +105,10 @@ def test_a_bundle_has_just_the_secrets_and_configs_of_its_task() -> None:
     config = Config(id=ConfigId("c1"), spec=ConfigSpec(annotations=Annotations(name="conf"), data=b"y"))
     worker.apply(Assignments(full=True, applies_to=0, results_in=1, secrets=secrets, configs=(config,)))
     bundle = worker.bundle(make_task(1), spec, HERE)
-    assert (bundle.secrets, bundle.configs) == (secrets[:1], (config,))
+    assert [(each.kind, each.data, each.sensitive) for each in bundle.payloads] == [
+        ("secret", b"x", True),
+        ("config", b"y", False),
+    ]
     assert "data" not in repr(bundle)
     worker.apply(Assignments(full=False, applies_to=1, results_in=2, removed_secrets=("s1",), removed_configs=("c1",)))
     with pytest.raises(MissingDependency):
