@@ -59,6 +59,11 @@ class Queue:
         """Tell whether any group of the same class is blocked."""
         return class_of(self._fleet, group) in self._blocked
 
+    def blocked(self) -> Iterator[list[Group]]:
+        """Yield the blocked groups, class by class."""
+        for groups in list(self._blocked.values()):
+            yield list(groups.values())
+
     def wake(self, improved: Bits) -> None:
         """Make those blocked groups ready that fit on an improved row."""
         if not improved:

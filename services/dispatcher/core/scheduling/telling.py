@@ -12,11 +12,13 @@ LAST_INTERVAL_S = 60.0
 
 
 class Telling:
-    """Times of the explanations, by group."""
+    """Times of the explanations, by group, and of the rounds in which all of them are looked at again."""
 
     def __init__(self) -> None:
         self._next: dict[GroupKey, tuple[float, float]] = {}
         """When a group may be explained again, and how long after that."""
+        self._round_at = 0.0
+        self._round_asked = False
 
     def due(self, group: GroupKey) -> float:
         """Return from when on a group may be explained."""
@@ -30,3 +32,15 @@ class Telling:
     def forget(self, group: GroupKey) -> None:
         """Start anew with a group: it got what it waited for."""
         self._next.pop(group, None)
+
+    def ask_round(self) -> bool:
+        """Ask for a round, since the fleet has changed; False when one is asked for already."""
+        asked, self._round_asked = self._round_asked, True
+        return not asked
+
+    def begin_round(self, now: float) -> float | None:
+        """Begin the round that was asked for and return None, or return from when on it may begin."""
+        if now < self._round_at:
+            return self._round_at
+        self._round_at, self._round_asked = now + FIRST_INTERVAL_S, False
+        return None
