@@ -144,7 +144,7 @@ async def _live(metavar: str, client: Client) -> list[Candidate]:
             services = await client.services.list(stale=True)
             return [(service.spec.annotations.name + end, service.spec.task.container.image) for service in services]
         case "STACK":
-            from services.cli.stack_file import STACK_LABEL  # noqa: PLC0415 (brings a reader of YAML along)
+            from services.cli.stack.service import STACK_LABEL  # noqa: PLC0415 (brings a reader of YAML along)
 
             labels = [service.spec.annotations.labels for service in await client.services.list(stale=True)]
             return [(stack, "") for stack in sorted({each[STACK_LABEL] for each in labels if STACK_LABEL in each})]

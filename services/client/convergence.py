@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
+from msgspec.structs import replace
+
 from services.kit.model.ids import NodeId, ServiceId, SpecVersionId, TaskId, spec_version_id
 from services.kit.model.objects import Object, Service, SpecVersion, Task
-from services.kit.model.specs import Global, GlobalJob, Replicated, ReplicatedJob
+from services.kit.model.specs import Global, GlobalJob, Placement, Replicated, ReplicatedJob, TaskSpec
 from services.kit.model.states import RestartCondition, TaskState, UpdateState
 from services.kit.model.value import Value
 from services.kit.state.transaction import Action
@@ -191,7 +193,7 @@ class Convergence:
             return True
         template = self._specs.get(spec_version_id(task.service_id, task.spec_version))
         spec = self._service.spec
-        return template is not None and template.task == spec.task and template.endpoint == spec.endpoint
+        return template is not None and same_work(template.task, spec.task) and template.endpoint == spec.endpoint
 
     def _finished(self, task: Task) -> bool:
         return self._ended(task) and task.status.state == TaskState.COMPLETE
@@ -205,6 +207,15 @@ class Convergence:
         if condition is RestartCondition.NONE:
             return state in {TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED}
         return condition is RestartCondition.ON_FAILURE and state == TaskState.COMPLETE
+
+
+def same_work(old: TaskSpec, new: TaskSpec) -> bool:
+    """Tell whether tasks of both templates do the same: another placement or other credentials alone restart nothing."""
+    return _work(old) == _work(new)
+
+
+def _work(task: TaskSpec) -> TaskSpec:
+    return replace(task, placement=Placement(), container=replace(task.container, registry_auth=""))
 
 
 def _wanted(task: Task) -> bool:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from services.cli.outcomes import Outcome
+from services.cli.plain import plain
 from services.cli.swarmctl import main
 from services.kit.errors import PermissionDenied
 from services.kit.messages.logs import LogBatch, LogLine
@@ -18,6 +20,7 @@ from services.kit.model.ids import ServiceId
 from services.kit.model.objects import Service
 from services.kit.model.specs import GenericResource, Replicated, ReplicatedJob, Ulimit
 from services.kit.model.states import Availability, LogStream, Role, TaskState
+from services.kit.state.transaction import update
 from swarmbus import BlockingClient, service_spec
 from tests.support.control_server import ControlServer, ServedSocket
 
@@ -250,6 +253,88 @@ def test_prune_removes_what_the_file_no_longer_has(served: ControlServer, tmp_pa
     file.write_text("services:\n  a: {x-driver: process, command: run --fast}\n")
     assert main(["stack", "deploy", "-d", "--prune", "-c", str(file), "app"]) == 0
     assert only(served).spec.task.container.command == ("run", "--fast")
+
+
+STACK = """
+services:
+  a: {x-driver: process, command: run, deploy: {replicas: 2}}
+  b: {x-driver: process, command: run, depends_on: [a]}
+"""
+
+
+def planned(capsys: Text, *words: str) -> dict[str, dict[str, object]]:
+    capsys.readouterr()
+    assert main(["stack", "plan", "--json", *words]) == 0
+    return {step["name"]: step for step in json.loads(capsys.readouterr().out)["steps"]}
+
+
+def test_the_plan_is_what_deploy_then_does(served: ControlServer, tmp_path: Path, capsys: Text) -> None:
+    file = tmp_path / "stack.yaml"
+    words = ["--prune", "-c", str(file), "app"]
+    deploy = ["stack", "deploy", "--stable", "0", *words]
+    file.write_text(STACK)
+    for change in (STACK, STACK.replace("replicas: 2", "replicas: 3"), STACK.replace("  b:", "  c:")):
+        file.write_text(change)
+        version = served.state.version
+        plan = planned(capsys, *words)
+        assert served.state.version == version
+        before = {s.spec.annotations.name: s.meta.version for s in served.state.services.values()}
+        assert main(deploy) == 0
+        after = {s.spec.annotations.name: s for s in served.state.services.values()}
+        for name, step in plan.items():
+            if step["verb"] == "remove":
+                assert name not in after
+                continue
+            assert plain(after[name].spec) == step["spec"]
+            assert (before.get(name) == after[name].meta.version) is (step["verb"] == "leave")
+        assert set(after) == {name for name, step in plan.items() if step["verb"] != "remove"}
+        assert {step["verb"] for step in planned(capsys, *words).values()} == {"leave"}
+    assert main(["stack", "plan", *words]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_deployment_does_not_overwrite_what_changed_since_its_plan(
+    served: ControlServer, tmp_path: Path, capsys: Text
+) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text(STACK)
+    words = ["-d", "-c", str(file), "app"]
+    assert main(["stack", "deploy", *words]) == 0
+    file.write_text(STACK.replace("command: run, deploy", "command: other, deploy"))
+    served.before["control.list_nodes"] = lambda: rescaled(served)
+    assert main(["stack", "deploy", *words]) == Outcome.CONFLICT
+    assert "deploy again" in capsys.readouterr().err
+    assert main(["stack", "deploy", *words]) == 0
+
+
+def rescaled(server: ControlServer) -> None:
+    """Be somebody else who scales the stack's first service."""
+    service = next(s for s in server.state.services.values() if s.spec.annotations.name == "app_a")
+    server.commit(update(replace(service, spec=replace(service.spec, mode=Replicated(replicas=9)))))
+
+
+def test_stacks_are_listed_with_their_tasks(served: ControlServer, tmp_path: Path, capsys: Text) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text("name: shop\n" + STACK)
+    assert main(["stack", "deploy", "-q", "--stable", "0", "-c", str(file)]) == 0
+    create("loose", "-q")
+    capsys.readouterr()
+    assert main(["stack", "ls"]) == 0
+    assert capsys.readouterr().out.split() == ["NAME", "SERVICES", "shop", "2"]
+    assert main(["stack", "ps", "shop", "--format", "{{.Name}}"]) == 0
+    assert capsys.readouterr().out.split() == ["shop_a.1", "shop_a.2", "shop_b.1"]
+    assert main(["stack", "ps", "none"]) == Outcome.NOT_FOUND
+
+
+def test_variables_of_a_stack_come_from_its_file_and_the_shell(
+    served: ControlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, variables = tmp_path / "stack.yaml", tmp_path / "vars"
+    file.write_text("services: {a: {x-driver: process, command: '$ONE $TWO'}}")
+    variables.write_text("ONE=file\nTWO=file\n")
+    monkeypatch.setenv("TWO", "shell")
+    assert main(["stack", "deploy", "-d", "--env-file", str(variables), "-c", str(file), "app"]) == 0
+    assert only(served).spec.task.container.command == ("file", "shell")
 
 
 def test_version_shows_both_sides(served: ControlServer, capsys: Text) -> None:

@@ -65,6 +65,8 @@ class ControlServer:
         """Errors to answer with instead of doing a call, by method name."""
         self.refuse_after: dict[str, deque[SwarmError]] = {}
         """Errors to answer with after a call was done."""
+        self.before: dict[str, Callable[[], None]] = {}
+        """What to do, once, before a call is answered, by method name."""
         self.log_batches: list[logs.LogBatch] = []
         self._requests: dict[str, ServiceId] = {}
         self._sequence = 0
@@ -197,6 +199,7 @@ class ControlServer:
             before, after = self.refuse_before.get(method.name), self.refuse_after.get(method.name)
             if before:
                 raise before.popleft()
+            self.before.pop(method.name, lambda: None)()
             reply = handler(context, request)
             if after:
                 raise after.popleft()
@@ -265,8 +268,8 @@ class ControlServer:
         return Empty()
 
     def _list_services(self, context: Context, request: control.ListRequest) -> control.ServiceList:
-        wanted = request.filters.labels.items()
-        services = [s for s in self.state.services.values() if wanted <= s.spec.annotations.labels.items()]
+        wanted = request.filters.labels
+        services = [s for s in self.state.services.values() if _labelled(wanted, s.spec.annotations.labels)]
         return control.ServiceList(services=tuple(sorted(services, key=lambda s: s.spec.annotations.name)))
 
     def _get_service(self, context: Context, request: control.GetRequest) -> control.ServiceReply:
@@ -377,6 +380,10 @@ class ControlServer:
         self.calls["logs.subscribe"] += 1
         for batch in self.log_batches:
             yield batch
+
+
+def _labelled(wanted: dict[str, str], labels: dict[str, str]) -> bool:
+    return all(key in labels and value in {"", labels[key]} for key, value in wanted.items())
 
 
 class ServedSocket:

@@ -5,59 +5,120 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-
-from msgspec.structs import replace
 
 from services.cli import waiting
 from services.cli.commands import Command
 from services.cli.context import Context, report
+from services.cli.listing import show_list
 from services.cli.outcomes import Outcome, outcome_of
-from services.cli.parser import Parser, add_flag, add_listing
-from services.cli.stack_file import STACK_LABEL, read_stack
-from services.cli.verbs.service import print_services
+from services.cli.parser import Parser, add_flag, add_json, add_listing, add_resolve
+from services.cli.plain import to_json
+from services.cli.reading import Reading
+from services.cli.service_lists import environment_file
+from services.cli.stack.file import StackFile, read_stack
+from services.cli.stack.plan import Plan, Step, Verb, plan_lines, plan_stack
+from services.cli.stack.service import STACK_LABEL
+from services.cli.verbs.service import print_services, print_tasks
 from services.cli.waiting import Patience
-from services.kit.errors import InvalidArgument, NotFound, Problem, SwarmError
+from services.kit.errors import Conflict, InvalidArgument, NotFound, Problem, SwarmError
 from services.kit.messages.control import Filters
 from services.kit.model.objects import Service
 from services.kit.model.specs import ServiceSpec
+from services.kit.model.value import Value
 
 FILE_BYTES_MAX = 4 << 20
+STANDARD_INPUT = "standard input"
+STACK_HEADER = ("NAME", "SERVICES")
+
+
+class Stack(Value, frozen=True, kw_only=True):
+    """A stack as ``stack ls`` shows it."""
+
+    name: str
+    services: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """A stack goes by its name."""
+        return self.name
 
 
 def _name(parser: Parser) -> None:
     parser.add_argument("stack", metavar="STACK", help="name of the stack")
 
 
-def _deploy_arguments(parser: Parser) -> None:
-    parser.add_argument("-c", "--compose-file", required=True, metavar="FILE", help="stack file, - for standard input")
+def _file_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "-c",
+        "--compose-file",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="stack file, - for standard input; several are merged, later ones over earlier ones",
+    )
+    parser.add_argument(
+        "--env-file", action="append", default=[], metavar="FILE", help="file of variables for the stack file"
+    )
+    parser.add_argument(
+        "--profile", action="append", default=[], metavar="PROFILE", help="services of this profile as well, * for all"
+    )
     add_flag(parser, "--prune", help="remove services of the stack that the file no longer has")
+    parser.add_argument("stack", nargs="?", default="", metavar="STACK", help="name of the stack (default: the file's)")
+
+
+def _deploy_arguments(parser: Parser) -> None:
+    _file_arguments(parser)
     add_flag(parser, "-d", "--detach", help="do not wait until it has converged")
     add_flag(parser, "-q", "--quiet", help="wait without showing progress")
     parser.add_argument("--timeout", metavar="DURATION", help="give up waiting for each service after this time")
     parser.add_argument(
         "--stable", metavar="DURATION", default="1s", help="how long tasks must stay up to count (default 1s)"
     )
-    _name(parser)
+
+
+def _plan_arguments(parser: Parser) -> None:
+    _file_arguments(parser)
+    add_json(parser)
+
+
+async def _plan(context: Context, flags: argparse.Namespace) -> Outcome:
+    plan = await _planned(context, flags)
+    for line in [to_json(plan)] if flags.json else plan_lines(plan):
+        context.output.line(line)
+    return Outcome.OK
+
+
+async def _planned(context: Context, flags: argparse.Namespace) -> Plan:
+    file = _read(flags)
+    there = await _services(context, file.name)
+    ids = tuple(service.id for service in there)
+    tasks = await context.client.tasks.list(Filters(service_ids=ids)) if ids else ()
+    nodes = await context.client.nodes.list()
+    return plan_stack(file.name, file.services, there, tasks, nodes, prune=flags.prune)
+
+
+def _read(flags: argparse.Namespace) -> StackFile:
+    reading = Reading()
+    environment = _environment(reading, flags.env_file)
+    reading.finish()
+    files = [(_shown(name), _content(name)) for name in flags.compose_file]
+    profiles = [*flags.profile, *(part for part in environment.get("COMPOSE_PROFILES", "").split(",") if part)]
+    return read_stack(files, flags.stack, environment, profiles=profiles)
+
+
+def _environment(reading: Reading, files: list[str]) -> Mapping[str, str]:
+    """Return the variables for the file: those of the shell win, as Compose has it."""
+    lines = [line for name in files for line in environment_file(reading, name, "--env-file")]
+    return {**dict(line.partition("=")[::2] for line in lines), **os.environ}
 
 
 async def _deploy(context: Context, flags: argparse.Namespace) -> Outcome:
     flags.json = False
     patience = Patience(flags)
-    specs = read_stack(_content(flags.compose_file), _shown(flags.compose_file), flags.stack, os.environ)
-    there = {service.spec.annotations.name: service for service in await _services(context, flags.stack)}
-    changed: list[Service] = []
-    for spec in specs:
-        old = there.pop(spec.annotations.name, None)
-        service = await _put(context, spec, old)
-        verb = "creating" if old is None else "leaving" if service.spec == old.spec else "updating"
-        context.output.note(f"{verb} service {spec.annotations.name}")
-        context.output.line(service.id)
-        changed.append(service)
-    if flags.prune:
-        for name, service in sorted(there.items()):
-            context.output.note(f"removing service {name}")
-            await context.client.services.remove(service.id)
+    plan = await _planned(context, flags)
+    changed = [service for step in plan.steps if (service := await _carry_out(context, step)) is not None]
     outcome = Outcome.OK
     if not patience.detach:
         for service in changed:
@@ -66,17 +127,41 @@ async def _deploy(context: Context, flags: argparse.Namespace) -> Outcome:
     return outcome
 
 
-async def _put(context: Context, spec: ServiceSpec, old: Service | None) -> Service:
-    """Create a service, or make one that is there as the file has it; one that is so already is left alone."""
-    if old is None:
-        return await context.client.services.create(spec)
+_DOING = {Verb.CREATE: "creating", Verb.UPDATE: "updating", Verb.LEAVE: "leaving", Verb.REMOVE: "removing"}
 
-    def as_in_the_file(now: ServiceSpec) -> ServiceSpec:
-        return replace(spec, task=replace(spec.task, force_update=now.task.force_update))
 
-    if old.spec == as_in_the_file(old.spec):
-        return old
-    return await context.client.services.update(old.id, as_in_the_file)
+async def _carry_out(context: Context, step: Step) -> Service | None:
+    """Do what a step says; raises Conflict when the service is no longer what the plan was based on."""
+    services = context.client.services
+    context.output.note(f"{_DOING[step.verb]} service {step.name}")
+    if step.spec is None:
+        assert step.service_id is not None, "what goes was there"
+        await services.remove(step.service_id)
+        return None
+    if step.service_id is None:
+        service = await services.create(step.spec)
+    elif step.verb is Verb.LEAVE:
+        service = await services.get(step.service_id)
+    else:
+        service = await _update(context, step)
+    context.output.line(service.id)
+    return service
+
+
+async def _update(context: Context, step: Step) -> Service:
+    """Write the planned spec over the one the plan was made from. Its tasks' bookkeeping may have moved on, its spec may not."""
+    assert step.service_id is not None, "what is updated is there"
+    assert step.spec is not None, "and stays"
+    wanted, based_on = step.spec, step.old
+
+    def change(now: ServiceSpec) -> ServiceSpec:
+        if now not in (based_on, wanted):
+            conflict = Conflict(f"service {step.name!r} was changed by somebody else after the plan was made")
+            conflict.add_note("deploy again: it makes a new plan")
+            raise conflict
+        return wanted
+
+    return await context.client.services.update(step.service_id, change)
 
 
 def _content(name: str) -> str:
@@ -95,7 +180,7 @@ def _content(name: str) -> str:
 
 
 def _shown(name: str) -> str:
-    return "standard input" if name == "-" else name
+    return STANDARD_INPUT if name == "-" else name
 
 
 async def _services(context: Context, stack: str) -> tuple[Service, ...]:
@@ -131,6 +216,34 @@ async def _list_services(context: Context, flags: argparse.Namespace) -> Outcome
     return Outcome.OK
 
 
+def _ls_arguments(parser: Parser) -> None:
+    add_listing(parser)
+
+
+async def _list(context: Context, flags: argparse.Namespace) -> Outcome:
+    by_stack: dict[str, list[str]] = {}
+    for service in await context.client.services.list(Filters(labels={STACK_LABEL: ""})):
+        labels = service.spec.annotations.labels
+        by_stack.setdefault(labels[STACK_LABEL], []).append(service.spec.annotations.name)
+    stacks = [Stack(name=name, services=tuple(by_stack[name])) for name in sorted(by_stack)]
+    rows = [(stack.name, str(len(stack.services))) for stack in stacks]
+    show_list(context, flags, stacks, STACK_HEADER, rows)
+    return Outcome.OK
+
+
+def _ps_arguments(parser: Parser) -> None:
+    add_listing(parser)
+    add_resolve(parser)
+    _name(parser)
+
+
+async def _ps(context: Context, flags: argparse.Namespace) -> Outcome:
+    services = await _existing(context, flags.stack)
+    tasks = await context.client.tasks.list(Filters(service_ids=tuple(service.id for service in services)))
+    await print_tasks(context, services, tasks, flags)
+    return Outcome.OK
+
+
 COMMANDS = (
     Command(
         name="deploy",
@@ -138,6 +251,14 @@ COMMANDS = (
         arguments=_deploy_arguments,
         run=_deploy,
     ),
+    Command(
+        name="plan",
+        summary="show what deploy would change, where tasks would go and what would be disturbed",
+        arguments=_plan_arguments,
+        run=_plan,
+    ),
+    Command(name="ls", summary="list stacks", arguments=_ls_arguments, run=_list, aliases=("list",)),
+    Command(name="ps", summary="list the tasks of a stack", arguments=_ps_arguments, run=_ps),
     Command(name="services", summary="list a stack's services", arguments=_services_arguments, run=_list_services),
     Command(
         name="rm",

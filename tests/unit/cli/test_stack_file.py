@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from services.cli.reading import Reading
-from services.cli.stack_file import SERVICE_KEYS, STACK_LABEL, read_stack
-from services.cli.stack_yaml import interpolate
+from services.cli.stack import refused as refused_keys
+from services.cli.stack.file import TOP_KEYS, read_stack
+from services.cli.stack.places import interpolate
+from services.cli.stack.service import SERVICE_KEYS, STACK_LABEL
 from services.client.text import whole
 from services.kit.errors import InvalidArgument
 from services.kit.model.specs import Global, PortConfig, Replicated, Resources, ServiceSpec
@@ -18,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def read(content: str, **environment: str) -> tuple[ServiceSpec, ...]:
-    return read_stack(content, "stack.yaml", "app", environment)
+    return read_stack([("stack.yaml", content)], "app", environment).services
 
 
 def refused(content: str, **environment: str) -> list[str]:
@@ -28,7 +30,7 @@ def refused(content: str, **environment: str) -> list[str]:
 
 
 def test_the_example_is_three_web_servers_on_port_8080() -> None:
-    (spec,) = read_stack((ROOT / "examples" / "web.yaml").read_text(), "web.yaml", "web", {})
+    (spec,) = read_stack([("web.yaml", (ROOT / "examples" / "web.yaml").read_text())], "web", {}).services
     assert spec.annotations.name == "web_web"
     assert spec.annotations.labels == {STACK_LABEL: "web"}
     assert spec.task.driver == "process"
@@ -99,6 +101,7 @@ def test_every_mistake_is_told_at_once() -> None:
         "    image: nginx\n"
         "    ports: ['99999:80']\n"
         "    volumes: [data:/data]\n"
+        "    expose: [80]\n"
         "    deploy: {replicas: many, resources: {limits: {memory: big}}}\n"
         "  other: {x-driver: process, image: nginx, command: run}\n"
         "networks: {}\n"
@@ -107,9 +110,10 @@ def test_every_mistake_is_told_at_once() -> None:
         "stack.yaml:4",
         "stack.yaml:5",
         "stack.yaml:6",
-        "stack.yaml:6",
+        "stack.yaml:7",
         "stack.yaml:7",
         "stack.yaml:8",
+        "stack.yaml:9",
     ]
 
 
@@ -162,8 +166,16 @@ def test_a_variable_that_is_not_there_is_refused(written: str) -> None:
 
 def test_each_key_that_is_named_has_a_meaning() -> None:
     """A key in the list that nothing reads would be a silent one."""
-    source = (ROOT / "services" / "cli" / "stack_file.py").read_text().split("def read_stack", 1)[1]
-    assert not [key for key in SERVICE_KEYS if f'"{key}"' not in source]
+    folder = ROOT / "services" / "cli" / "stack"
+    source = "".join(path.read_text() for path in sorted(folder.glob("*.py")) if path.name != "refused.py")
+    assert not [key for key in (*SERVICE_KEYS, *TOP_KEYS) if source.count(f'"{key}"') < 2 and key != "version"]
+
+
+@pytest.mark.parametrize("key", sorted(refused_keys.SERVICE))
+def test_what_compose_has_and_we_do_not_is_refused_with_its_reason(key: str) -> None:
+    (line,) = refused(f"services:\n  web:\n    image: nginx\n    {key}: whatever\n")
+    assert line == f"stack.yaml:4: services.web.{key}: is not supported: {refused_keys.SERVICE[key]}"
+    assert key not in SERVICE_KEYS
 
 
 def test_reading_goes_on_after_a_mistake() -> None:

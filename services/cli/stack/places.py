@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import yaml
@@ -18,6 +19,7 @@ from services.kit.errors import InvalidArgument, Problem
 
 ValueT = TypeVar("ValueT")
 DEPTH_MAX = 50
+NOTHING: Mapping[str, str] = {}
 _VARIABLE = re.compile(
     r"\$(?:(?P<dollar>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<name>[A-Za-z_]\w*)(?:(?P<how>:?[-?+])(?P<word>[^{}]*))?\}|(?P<wrong>.?))",
     re.DOTALL,
@@ -25,10 +27,9 @@ _VARIABLE = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class File:
-    """What all places of one file share."""
+class Stack:
+    """What all places share, whichever file they are from."""
 
-    name: str
     reading: Reading
     environment: Mapping[str, str]
 
@@ -37,19 +38,25 @@ class File:
 class Place:
     """One value of the file."""
 
-    file: File
+    stack: Stack
     node: yaml.Node
     path: str
 
     @property
     def where(self) -> str:
         """File, line and path, for complaints."""
-        line = self.node.start_mark.line + 1
-        return f"{self.file.name}:{line}: {self.path}" if self.path else f"{self.file.name}:{line}"
+        mark = self.node.start_mark
+        line = f"{mark.name}:{mark.line + 1}"
+        return f"{line}: {self.path}" if self.path else line
+
+    @property
+    def folder(self) -> Path:
+        """Directory of the file it stands in, which relative paths in it begin at."""
+        return Path(self.node.start_mark.name).parent
 
     def refuse(self, reason: str, value: object = "", hint: str = "") -> None:
         """Note a mistake here."""
-        self.file.reading.refuse(self.where, reason, value, hint)
+        self.stack.reading.refuse(self.where, reason, value, hint)
 
     @property
     def empty(self) -> bool:
@@ -66,8 +73,8 @@ class Place:
         """True for a list."""
         return isinstance(self.node, yaml.SequenceNode)
 
-    def fields(self, known: Iterable[str] | None = None) -> dict[str, Place]:
-        """Return the places of a mapping; keys other than the known ones and ``x-…`` are refused."""
+    def fields(self, known: Iterable[str] | None = None, refused: Mapping[str, str] = NOTHING) -> dict[str, Place]:
+        """Return the places of a mapping; keys other than the known ones and ``x-…`` are refused, with the reason where there is one."""
         if self.empty:
             return {}
         if not isinstance(self.node, yaml.MappingNode):
@@ -77,15 +84,16 @@ class Place:
         found: dict[str, Place] = {}
         for key_node, node in self.node.value:
             key = str(key_node.value)
-            place = Place(file=self.file, node=node, path=f"{self.path}.{key}" if self.path else key)
-            at_key = Place(file=self.file, node=key_node, path=place.path)
+            place = Place(stack=self.stack, node=node, path=f"{self.path}.{key}" if self.path else key)
+            at_key = Place(stack=self.stack, node=key_node, path=place.path)
             if key in found:
                 at_key.refuse("stands here a second time")
             elif names is not None and key not in names:
-                if not key.startswith("x-"):
-                    at_key.refuse(
-                        "is not supported", hint=did_you_mean(key, names) or "known here: " + ", ".join(names)
-                    )
+                if key in refused:
+                    at_key.refuse(f"is not supported: {refused[key]}")
+                elif not key.startswith("x-"):
+                    hint = did_you_mean(key, names) or "known here: " + ", ".join(names)
+                    at_key.refuse("is not known", hint=hint)
             else:
                 found[key] = place
         return found
@@ -98,7 +106,8 @@ class Place:
             self.refuse("is not a list", hint="write it as - VALUE lines")
             return []
         return [
-            Place(file=self.file, node=node, path=f"{self.path}[{index}]") for index, node in enumerate(self.node.value)
+            Place(stack=self.stack, node=node, path=f"{self.path}[{index}]")
+            for index, node in enumerate(self.node.value)
         ]
 
     def text(self) -> str:
@@ -107,24 +116,24 @@ class Place:
             self.refuse("is not a single value")
             return ""
         try:
-            return "" if self.empty else interpolate(str(self.node.value), self.file.environment, self.where)
+            return "" if self.empty else interpolate(str(self.node.value), self.stack.environment, self.where)
         except InvalidArgument as error:
-            self.file.reading.problems += error.problems
+            self.stack.reading.problems += error.problems
             return ""
 
     def parsed(self, parse: Parse[ValueT], default: ValueT) -> ValueT:
         """Return what a text means; the default when it is wrong."""
-        before = len(self.file.reading.problems)
+        before = len(self.stack.reading.problems)
         text = self.text()
-        if len(self.file.reading.problems) > before:
+        if len(self.stack.reading.problems) > before:
             return default
-        return self.file.reading.one(parse, text, self.where, default)
+        return self.stack.reading.one(parse, text, self.where, default)
 
 
-def load(content: str, name: str, environment: Mapping[str, str], reading: Reading) -> Place:
-    """Return the top of a file; raises InvalidArgument when it is no YAML."""
-    file = File(name=name, reading=reading, environment=environment)
+def load(content: str, name: str) -> yaml.Node:
+    """Return the top of a file; its name is in every node's marks. Raises InvalidArgument when it is no YAML."""
     loader = yaml.SafeLoader(content)
+    loader.name = name
     try:
         node = loader.get_single_node()
         if node is None:
@@ -139,7 +148,7 @@ def load(content: str, name: str, environment: Mapping[str, str], reading: Readi
         raise InvalidArgument.of((Problem(path=name, reason=f"is not YAML: {error}"),)) from None
     finally:
         loader.dispose()
-    return Place(file=file, node=node, path="")
+    return node
 
 
 def _flatten(loader: yaml.SafeLoader, node: yaml.Node, depth: int) -> None:

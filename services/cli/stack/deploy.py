@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from services.cli.stack_yaml import Place
+from services.cli.stack.places import Place
+from services.cli.stack.refused import DEPLOY_RESOURCES
+from services.cli.stack.words import read_labels
 from services.client import text
 from services.kit.model.specs import (
+    GenericResource,
     Global,
     GlobalJob,
     Placement,
@@ -34,7 +37,8 @@ DEPLOY_KEYS = (
     "rollback_config",
     "endpoint_mode",
 )
-AMOUNT_KEYS = ("cpus", "memory")
+LIMIT_KEYS = ("cpus", "memory", "pids")
+RESERVATION_KEYS = ("cpus", "memory", "generic_resources")
 PLACEMENT_KEYS = ("constraints", "preferences", "max_replicas_per_node")
 RESTART_KEYS = ("condition", "delay", "max_attempts", "window")
 UPDATE_KEYS = ("parallelism", "delay", "failure_action", "monitor", "max_failure_ratio", "order")
@@ -54,6 +58,7 @@ class Deploy:
     update: UpdateConfig = field(default_factory=UpdateConfig)
     rollback: UpdateConfig = field(default_factory=UpdateConfig)
     endpoint_mode: EndpointMode = EndpointMode.VIP
+    pids_limit: int = 0
 
 
 def read_deploy(place: Place | None) -> Deploy:
@@ -70,23 +75,8 @@ def read_deploy(place: Place | None) -> Deploy:
         update=_update(fields.get("update_config")),
         rollback=_update(fields.get("rollback_config")),
         endpoint_mode=_one(fields, "endpoint_mode", _endpoint_mode, EndpointMode.VIP),
+        pids_limit=_pids(fields.get("resources")),
     )
-
-
-def read_labels(place: Place | None) -> dict[str, str]:
-    """Return labels written as a mapping or as a list of ``key=value``."""
-    if place is None:
-        return {}
-    if place.is_mapping:
-        return {key: value.text() for key, value in place.fields().items()}
-    return dict(item.parsed(text.pair, ("", "")) for item in place.items())
-
-
-def switch(value: str, path: str) -> bool:
-    """Return a truth value."""
-    if value.lower() not in {"true", "false", "yes", "no", "on", "off"}:
-        text.refuse(path, "is neither true nor false", value)
-    return value.lower() in {"true", "yes", "on"}
 
 
 def _one(fields: dict[str, Place], key: str, parse: Callable[[str, str], ValueT], default: ValueT) -> ValueT:
@@ -103,7 +93,8 @@ def _mode(fields: dict[str, Place]) -> ServiceMode:
             return ReplicatedJob(max_concurrent=replicas, total_completions=replicas)
         case "global" | "global-job":
             if "replicas" in fields:
-                fields["replicas"].refuse(f"a {word} service has no number of replicas", hint="leave it out")
+                reason = f"a {word} service has no number of replicas"
+                fields["replicas"].refuse(reason, hint="leave it out")
             return Global() if word == "global" else GlobalJob()
         case _:
             fields["mode"].refuse(
@@ -116,16 +107,39 @@ def _resources(place: Place | None) -> ResourceRequirements:
     if place is None:
         return ResourceRequirements()
     fields = place.fields(("limits", "reservations"))
-    return ResourceRequirements(limits=_amount(fields.get("limits")), reservations=_amount(fields.get("reservations")))
+    return ResourceRequirements(
+        limits=_amount(fields.get("limits"), LIMIT_KEYS),
+        reservations=_amount(fields.get("reservations"), RESERVATION_KEYS),
+    )
 
 
-def _amount(place: Place | None) -> Resources:
+def _amount(place: Place | None, keys: tuple[str, ...]) -> Resources:
     if place is None:
         return Resources()
-    fields = place.fields(AMOUNT_KEYS)
+    fields = place.fields(keys, DEPLOY_RESOURCES)
+    generic = fields["generic_resources"].items() if "generic_resources" in fields else []
     return Resources(
-        nano_cpus=_one(fields, "cpus", text.nano_cpus, 0), memory_bytes=_one(fields, "memory", text.size_bytes, 0)
+        nano_cpus=_one(fields, "cpus", text.nano_cpus, 0),
+        memory_bytes=_one(fields, "memory", text.size_bytes, 0),
+        generic=tuple(found for item in generic if (found := _generic(item)) is not None),
     )
+
+
+def _generic(place: Place) -> GenericResource | None:
+    """Read ``discrete_resource_spec: {kind: gpu, value: 2}``."""
+    spec = place.fields(("discrete_resource_spec",)).get("discrete_resource_spec")
+    fields = {} if spec is None else spec.fields(("kind", "value"))
+    if set(fields) != {"kind", "value"}:
+        place.refuse("is not a resource", hint="write discrete_resource_spec: {kind: gpu, value: 2}")
+        return None
+    return GenericResource(kind=fields["kind"].text(), count=fields["value"].parsed(text.whole, 1))
+
+
+def _pids(place: Place | None) -> int:
+    """Return ``limits.pids``, which the model keeps with the container."""
+    limits = None if place is None or not place.is_mapping else place.fields().get("limits")
+    found = None if limits is None or not limits.is_mapping else limits.fields().get("pids")
+    return 0 if found is None else found.parsed(text.whole, 0)
 
 
 def _placement(place: Place | None) -> Placement:
