@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from services.agent.core import session as talk
 from services.agent.core.session import SessionMachine
@@ -142,18 +143,18 @@ class _Live:
         self._connection: Connection | None = None
         self._assignments: asyncio.Task[None] | None = None
         self._logs: Logs | None = None
-        self._owner.spawn("stream", self._guard(self._follow(session_id)))
+        self._owner.spawn("stream", self._guard(partial(self._follow, session_id)))
         self._owner.spawn("watch", self._watch())
 
     def open_assignments(self, session_id: SessionId) -> None:
         """Open the assignments stream, in place of an older one."""
         if self._assignments is not None:
             self._assignments.cancel()
-        self._assignments = self._owner.spawn("assignments", self._guard(self._assign(session_id)))
+        self._assignments = self._owner.spawn("assignments", self._guard(partial(self._assign, session_id)))
 
     def beat(self, session_id: SessionId) -> None:
         """Send one heartbeat."""
-        self._owner.spawn("heartbeat", self._guard(self._beat(session_id)))
+        self._owner.spawn("heartbeat", self._guard(partial(self._beat, session_id)))
 
     async def close(self) -> None:
         """End everything of this attempt; the connection stays with the link."""
@@ -165,10 +166,10 @@ class _Live:
         """Hand a bug in any part to the session's own task, which ends with it."""
         self._session._inbox.put_nowait((self, await self._owner.failed()))
 
-    async def _guard(self, part: Coroutine[None, None, None]) -> None:
-        """Turn the failure of a part into the loss of the session."""
+    async def _guard(self, part: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Turn the failure of a part into the loss of the session; a part cancelled before it began was never made."""
         try:
-            await part
+            await part()
         except SwarmError as error:
             await self._blame(error)
             self._post(
@@ -203,7 +204,7 @@ class _Live:
                         node_id=session._runtime.node.facts.node_id,
                         owner=self._owner,
                     )
-                    self._owner.spawn("reports", self._guard(self._report(registered)))
+                    self._owner.spawn("reports", self._guard(partial(self._report, registered)))
                     self._post(talk.Registered(registered))
                     session._log.info("session registered", session=registered, manager=connection.peer.node_id)
                 await self._take(message)
