@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from services.dispatcher.core.control.answers import Answer
+from services.dispatcher.core.control.services import create_service, update_service
 from services.dispatcher.core.desk import Flight
 from services.dispatcher.core.loops import all_loops
 from services.dispatcher.core.planning import Planning
-from services.dispatcher.core.specs import needs_new_version, next_version, template_of
 from services.dispatcher.core.statuses import Statuses
+from services.kit.messages.control import CreateServiceRequest, UpdateServiceRequest
 from services.kit.messages.session import StatusUpdate
 from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
 from services.kit.model.objects import Cluster, EngineDescription, Node, NodeDescription, NodeStatus, Service, Task
@@ -160,6 +162,14 @@ class Swarm:
                 return round_number
         raise AssertionError("the swarm does not settle")
 
+    def settle_for(self, rounds: int) -> None:
+        """Let everybody act for some rounds, for swarms in which somebody is always busy."""
+        for _ in range(rounds):
+            for flight in list(self._in_flight):
+                self.land(flight)
+            self.plan()
+            self.agents_act()
+
     def pass_time(self, seconds: float) -> None:
         """Let time pass, waking the leader whenever it wants to be woken."""
         until = self.now + seconds
@@ -237,27 +247,21 @@ class Swarm:
     def create_service(self, spec: ServiceSpec | None = None, **fields: object) -> Service:
         """Create a service as the control API does."""
         chosen = spec or a_service_spec(**fields)  # type: ignore[arg-type]
-        service = Service(id=ServiceId(f"id-{chosen.annotations.name}"), spec=chosen)
-        result = self.write(create(service), create(template_of(service)))
-        assert result.conflict is None, result
-        return service
+        request = CreateServiceRequest(spec=chosen)
+        answer = create_service(self.state, request, ServiceId(f"id-{chosen.annotations.name}"), self.now)
+        return self._make(answer)
 
-    def update_service(self, name: str, spec: ServiceSpec) -> None:
-        """Replace a service's spec as the control API does."""
+    def update_service(self, name: str, spec: ServiceSpec | None = None, **how: bool) -> Service:
+        """Replace a service's spec, or roll it back, pause or resume its update, as the control API does."""
         service = self.service(name)
-        fresh = _replace(
-            service,
-            spec=spec,
-            previous_spec=service.spec,
-            previous_spec_version=service.spec_version,
-            update_status=None,
-        )
-        ops = []
-        if needs_new_version(service.spec, spec):
-            fresh = _replace(fresh, spec_version=next_version(self.state, service))
-            ops.append(create(template_of(fresh)))
-        result = self.write(update(fresh), *ops)
+        request = UpdateServiceRequest(service_id=service.id, version=service.meta.version, spec=spec, **how)
+        return self._make(update_service(self.state, request, self.now))
+
+    def _make(self, answer: Answer) -> Service:
+        result = self.write(*answer.ops)
         assert result.conflict is None, result
+        assert isinstance(answer.thing, Service)
+        return self.state.services[answer.thing.id]
 
     def scale(self, name: str, replicas: int) -> None:
         """Change the number of replicas."""

@@ -6,6 +6,7 @@ What must stay true: ``desired_state`` only moves forward, and only through ``wa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 import msgspec
 
@@ -18,6 +19,8 @@ from services.kit.model.states import PublishMode, RestartCondition, TaskState
 NewId = Callable[[], TaskId]
 """Gives a fresh task id."""
 
+ATTEMPTS_SEEN_MAX = 64
+"""Restarts in a row beyond this one make a delay no longer."""
 CREATED = "created"
 PENDING = "pending task scheduling"
 
@@ -42,11 +45,27 @@ def is_allocated(service: Service) -> bool:
     return service.endpoint.spec == wanted
 
 
+def goal(service: Service) -> TaskState:
+    """Return the state in which a service's tasks are meant to end up: running, or done."""
+    return TaskState.COMPLETE if is_job(service.spec) else TaskState.RUNNING
+
+
+def iteration_of(service: Service) -> int:
+    """Return which run of a job is current; 0 for services that are none."""
+    return 0 if service.job_status is None else service.job_status.iteration
+
+
 def new_task(
-    service: Service, slot: SlotKey, task_id: TaskId, now: float, *, desired: TaskState = TaskState.RUNNING
+    service: Service,
+    slot: SlotKey,
+    task_id: TaskId,
+    now: float,
+    *,
+    desired: TaskState | None = None,
+    attempt: int = 0,
 ) -> Task:
-    """Return a new task for a slot, made from the service as it is now."""
-    ready = is_allocated(service)
+    """Return a new task for a slot, made from the service as it is now; one with dependencies is for the allocator to let on."""
+    ready = is_allocated(service) and not service.spec.depends_on
     status = TaskStatus(
         state=TaskState.PENDING if ready else TaskState.NEW, timestamp=now, message=PENDING if ready else CREATED
     )
@@ -56,14 +75,18 @@ def new_task(
         spec_version=service.spec_version,
         slot=slot if isinstance(slot, int) else 0,
         node_id=None if isinstance(slot, int) else NodeId(slot),
-        desired_state=desired,
+        desired_state=goal(service) if desired is None else desired,
         status=status,
+        job_iteration=iteration_of(service),
+        attempt=attempt,
     )
 
 
-def wanted(task: Task, desired: TaskState) -> Task:
+def wanted(task: Task, desired: TaskState, reason: str = "") -> Task:
     """Return the task with its desired state moved on to at least this one."""
-    return task if task.desired_state >= desired else _replace(task, desired_state=desired)
+    if task.desired_state >= desired:
+        return task
+    return _replace(task, desired_state=desired, reason=reason or task.reason)
 
 
 def with_state(task: Task, state: TaskState, now: float, message: str, error: str = "") -> Task:
@@ -73,8 +96,8 @@ def with_state(task: Task, state: TaskState, now: float, message: str, error: st
 
 
 def is_wanted(task: Task) -> bool:
-    """Tell whether a task is meant to run, now or soon."""
-    return task.desired_state <= TaskState.RUNNING
+    """Tell whether a task is meant to run, now or soon (or, for a job's task, to have run)."""
+    return task.desired_state <= TaskState.COMPLETE
 
 
 def is_over(task: Task) -> bool:
@@ -102,16 +125,45 @@ def may_restart(view: Picture, task: Task, siblings: Sequence[Task], now: float)
     policy = restart_policy(view, task)
     if policy.condition is RestartCondition.NONE:
         return False
-    if policy.condition is RestartCondition.ON_FAILURE and task.status.state is TaskState.COMPLETE:
+    if task.status.state is TaskState.COMPLETE and (
+        policy.condition is RestartCondition.ON_FAILURE or is_jobs_task(view, task)
+    ):
         return False
     if policy.max_attempts == 0:
         return True
-    same = [sibling for sibling in siblings if sibling.spec_version == task.spec_version]
+    kind = (task.spec_version, task.job_iteration)
+    same = [sibling for sibling in siblings if (sibling.spec_version, sibling.job_iteration) == kind]
     restarts = same[1:]
     if policy.window_s > 0:
         failed = ended_at(task) or now
         restarts = [s for s in restarts if failed - policy.window_s <= (s.meta.created_at or now) <= failed]
     return len(restarts) < policy.max_attempts
+
+
+def is_jobs_task(view: Picture, task: Task) -> bool:
+    """Tell whether a task belongs to a job."""
+    service = view.services.get(task.service_id)
+    return service is not None and is_job(service.spec)
+
+
+def restart_delay(policy: RestartPolicy, task: Task) -> float:
+    """Return how long the successor of a task waits, in seconds: longer after each restart in a row, if the policy asks for it.
+
+    The jitter is read from the task's id, so that every leader comes to the same time.
+    """
+    if policy.delay_s == 0:
+        return 0.0
+    grown = policy.delay_s * policy.backoff_factor ** min(task.attempt, ATTEMPTS_SEEN_MAX)
+    delay_s = min(grown, max(policy.delay_max_s, policy.delay_s))
+    if policy.jitter == 0:
+        return delay_s
+    share = crc32(task.id.encode()) / 0xFFFF_FFFF
+    return delay_s * (1 + policy.jitter * (2 * share - 1))
+
+
+def next_attempt(policy: RestartPolicy, task: Task) -> int:
+    """Return the attempt of a task's successor: one that ran long enough starts afresh."""
+    return 0 if task.status.ran_s > policy.delay_max_s else task.attempt + 1
 
 
 def is_on_unusable_node(view: Picture, task: Task) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from services.dispatcher.core.control import cluster as clusters
 from services.dispatcher.core.control import filters, nodes, refs, services, tasks
 from services.dispatcher.core.control.answers import OTHERS_WERE_FASTER, Answer, refusal
+from services.dispatcher.shell.payloads import Payloads
 from services.dispatcher.shell.reads import Reads
 from services.dispatcher.shell.watches import Watches
 from services.kit.bus.api import Context
@@ -71,6 +72,7 @@ class Control:
         table.on_call(control.GET_TASK, self._get_task)
         table.on_call(control.REMOVE_TASK, self._remove_task)
         table.on_feed(control.WATCH, self._watch)
+        Payloads(self._runtime, self._state, self._readable, self._change).serve(table)
 
     # -- reading
 
@@ -125,7 +127,7 @@ class Control:
 
     async def _create_service(self, context: Context, request: control.CreateServiceRequest) -> control.ServiceReply:
         fresh_id = ServiceId(self._runtime.ids.new("service"))
-        made = await self._change(lambda: services.create_service(self._state, request, fresh_id))
+        made = await self._change(lambda: services.create_service(self._state, request, fresh_id, self._now()))
         return control.ServiceReply(service=_as(Service, made))
 
     async def _update_service(self, context: Context, request: control.UpdateServiceRequest) -> control.ServiceReply:

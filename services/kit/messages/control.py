@@ -119,12 +119,14 @@ class CreateServiceRequest(Value, frozen=True, kw_only=True):
 
 
 class UpdateServiceRequest(Value, frozen=True, kw_only=True):
-    """Replace a service's spec (or go back to the previous one), based on the version that was read."""
+    """Replace a service's spec, or go back to the previous one, or stop and continue its update; based on the version that was read."""
 
     service_id: ServiceId
     version: int
     spec: ServiceSpec | None = None
     rollback: bool = False
+    pause: bool = False
+    resume: bool = False
 
 
 class RemoveServiceRequest(Value, frozen=True, kw_only=True):

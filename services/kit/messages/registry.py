@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.kit.messages import consensus, control, identity, logs, routes, session, store, supervise
+from services.kit.messages import consensus, control, identity, logs, payloads, routes, session, store, supervise
 from services.kit.messages.method import Call, Cast, Feed
 
 PROTOCOL = 1
@@ -16,6 +16,7 @@ METHODS: tuple[Call[Any, Any] | Feed[Any, Any] | Cast[Any], ...] = (
     *store.METHODS,
     *consensus.METHODS,
     *control.METHODS,
+    *payloads.METHODS,
     *session.METHODS,
     *logs.METHODS,
     *routes.METHODS,

@@ -31,7 +31,15 @@ from services.kit.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
-from services.kit.model.states import IssuanceState, NodeState, Reachability, Role, TaskState, UpdateState
+from services.kit.model.states import (
+    FailureAction,
+    IssuanceState,
+    NodeState,
+    Reachability,
+    Role,
+    TaskState,
+    UpdateState,
+)
 from services.kit.model.value import Value
 
 
@@ -132,6 +140,8 @@ class UpdateStatus(Value, frozen=True, kw_only=True):
     started_at: float = 0.0
     completed_at: float = 0.0
     message: str = ""
+    on_failure: FailureAction | None = None
+    """What this update does on too many failures, in place of what the spec says."""
 
 
 class Endpoint(Value, frozen=True, kw_only=True):
@@ -146,6 +156,7 @@ class JobStatus(Value, frozen=True, kw_only=True):
 
     iteration: int = 0
     last_execution: float = 0.0
+    """When it began; for a scheduled job the time at which it was due."""
 
 
 class Service(Value, frozen=True, kw_only=True):
@@ -219,6 +230,10 @@ class Task(Value, frozen=True, kw_only=True):
     desired_state: TaskState = TaskState.RUNNING
     status: TaskStatus = TaskStatus()
     job_iteration: int = 0
+    attempt: int = 0
+    """Restarts in a row that led to this task."""
+    reason: str = ""
+    """Why it is not wanted any more, where that is not plain from the task itself."""
     generic: tuple[GenericResource, ...] = ()
     """Generic resources that were dealt to this task."""
 
@@ -271,19 +286,27 @@ class Cluster(Value, frozen=True, kw_only=True):
 
 
 class Secret(Value, frozen=True, kw_only=True):
-    """A secret."""
+    """One version of a secret; its data never changes."""
 
     id: SecretId
     meta: Meta = Meta()
     spec: SecretSpec
+    number: int = 1
+    """Which version of the secret with this name it is."""
+    superseded_by: SecretId | None = None
+    """The next version, which has the name now; None for the current one."""
 
 
 class Config(Value, frozen=True, kw_only=True):
-    """A config."""
+    """One version of a config; its data never changes."""
 
     id: ConfigId
     meta: Meta = Meta()
     spec: ConfigSpec
+    number: int = 1
+    """Which version of the config with this name it is."""
+    superseded_by: ConfigId | None = None
+    """The next version, which has the name now; None for the current one."""
 
 
 class Network(Value, frozen=True, kw_only=True):

@@ -9,10 +9,12 @@ from services.kit.model.ids import ConfigId, NetworkId, SecretId
 from services.kit.model.states import (
     Availability,
     BalanceAlgorithm,
+    DependencyCondition,
     EndpointMode,
     FailureAction,
     Membership,
     MountType,
+    Overlap,
     PlacementStrategy,
     Protocol,
     ProxyVersion,
@@ -65,6 +67,12 @@ class RestartPolicy(Value, frozen=True, kw_only=True):
     """0 means without limit."""
     window_s: float = 0.0
     """0 means all time."""
+    backoff_factor: float = 1.0
+    """Each restart in a row waits so many times as long as the one before. Beyond SwarmKit, like the next two."""
+    delay_max_s: float = 300.0
+    """The delay grows to this at most."""
+    jitter: float = 0.0
+    """Part of the delay by which it varies up or down, so that what failed together does not come back together."""
 
 
 class SpreadPreference(Value, frozen=True, kw_only=True):
@@ -270,15 +278,33 @@ class Global(Value, frozen=True, kw_only=True, tag="global"):
     """One task on every node that fits."""
 
 
+class CronSchedule(Value, frozen=True, kw_only=True):
+    """When a job runs. Beyond SwarmKit."""
+
+    cron: str
+    """Minute, hour, day of month, month, day of week; or ``@hourly``, ``@daily``, ``@weekly``, ``@monthly``, ``@yearly``."""
+    time_zone: str = "UTC"
+    overlap: Overlap = Overlap.FORBID
+    missed_window_s: float = 600.0
+    """A run that could not begin in time is made up for within this time, the latest one only; later it is left out."""
+    keep_last: int = 3
+    """Runs whose tasks are kept."""
+    suspended: bool = False
+
+
 class ReplicatedJob(Value, frozen=True, kw_only=True, tag="replicated-job"):
     """Tasks that run to completion."""
 
     max_concurrent: int = 1
     total_completions: int = 1
+    schedule: CronSchedule | None = None
+    """None: run once now, and again at each change of the spec."""
 
 
 class GlobalJob(Value, frozen=True, kw_only=True, tag="global-job"):
     """One task to completion on every node that fits."""
+
+    schedule: CronSchedule | None = None
 
 
 ServiceMode = Replicated | Global | ReplicatedJob | GlobalJob
@@ -329,6 +355,14 @@ class EndpointSpec(Value, frozen=True, kw_only=True):
     ports: tuple[PortConfig, ...] = ()
 
 
+class Dependency(Value, frozen=True, kw_only=True):
+    """Another service that must have come so far before a task is placed. Beyond SwarmKit."""
+
+    service: str
+    """Name; it need not exist yet."""
+    condition: DependencyCondition = DependencyCondition.STARTED
+
+
 class ServiceSpec(Value, frozen=True, kw_only=True):
     """A service as the user wants it."""
 
@@ -338,6 +372,7 @@ class ServiceSpec(Value, frozen=True, kw_only=True):
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig()
     endpoint: EndpointSpec = EndpointSpec()
+    depends_on: tuple[Dependency, ...] = ()
 
 
 class NodeSpec(Value, frozen=True, kw_only=True):
@@ -391,6 +426,9 @@ class OrchestrationConfig(Value, frozen=True, kw_only=True):
     """Settings of the orchestrators."""
 
     task_history_retention_limit: int = 5
+    """Tasks a slot keeps, running ones included; for a job, runs that are kept. Negative means all."""
+    ghost_nodes_after_s: float = 0.0
+    """Workers that have been down for so long are removed; 0 means never. Beyond SwarmKit."""
 
 
 class RaftConfig(Value, frozen=True, kw_only=True):

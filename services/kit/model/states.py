@@ -113,6 +113,27 @@ class UpdateState(StrEnum):
     ROLLBACK_COMPLETED = "rollback_completed"
 
 
+class DependencyCondition(StrEnum):
+    """What a service waits for in another one before a task of its own is placed."""
+
+    STARTED = "started"
+    """Every task that is meant to run was started."""
+    HEALTHY = "healthy"
+    """Every task that is meant to run is RUNNING, which includes its health check."""
+    COMPLETED = "completed_successfully"
+    """The job's current run has all of its completions."""
+
+
+class Overlap(StrEnum):
+    """What a due run does while an earlier run of the same job still goes on."""
+
+    ALLOW = "allow"
+    FORBID = "forbid"
+    """Wait for it, as long as the run is not missed."""
+    REPLACE = "replace"
+    """Stop the earlier one."""
+
+
 class Protocol(StrEnum):
     """Transport protocol of a published port."""
 

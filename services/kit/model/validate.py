@@ -13,9 +13,12 @@ from ipaddress import ip_address, ip_network
 
 from services.kit.errors import Problem
 from services.kit.model.constraints import KEYS, is_known_key, parse_constraint
+from services.kit.model.cron import parse_cron, parse_zone
 from services.kit.model.specs import (
     ClusterSpec,
+    ConfigSpec,
     ContainerSpec,
+    CronSchedule,
     EndpointSpec,
     Global,
     GlobalJob,
@@ -28,6 +31,7 @@ from services.kit.model.specs import (
     ResourceRequirements,
     Resources,
     RestartPolicy,
+    SecretSpec,
     ServiceMode,
     ServiceSpec,
     TaskSpec,
@@ -36,6 +40,10 @@ from services.kit.model.specs import (
 from services.kit.model.states import EndpointMode, PublishMode
 
 NAME_LENGTH_MAX = 63
+FILE_NAME_LENGTH_MAX = 64
+"""Characters of a secret's or config's name."""
+SECRET_BYTES_MAX = 511_999
+CONFIG_BYTES_MAX = 1_023_999
 NANO_CPUS_MIN = 1_000_000
 """A thousandth of a core."""
 MEMORY_BYTES_MIN = 4 << 20
@@ -49,6 +57,7 @@ HEARTBEAT_PERIOD_MIN_S = 0.1
 _SHOWN_MAX = 80
 
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_][a-zA-Z0-9]+)*")
+_FILE_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?")
 _DRIVER = re.compile(r"[a-z][a-z0-9_-]*")
 _ENV = re.compile(r"[^=\s\0]+(=[^\0]*)?", re.DOTALL)
 _IMAGE = re.compile(
@@ -86,6 +95,7 @@ def service_problems(spec: ServiceSpec) -> tuple[Problem, ...]:
     _update(problems, "update", spec.update)
     _update(problems, "rollback", spec.rollback)
     _endpoint(problems, "endpoint", spec.endpoint)
+    _dependencies(problems, "depends_on", spec)
     if isinstance(spec.mode, ReplicatedJob | GlobalJob) and spec.update != UpdateConfig():
         problems.add(
             "update", "a job cannot have an update configuration", hint="leave it out: an update runs a job again"
@@ -116,6 +126,7 @@ def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
         HEARTBEAT_PERIOD_MIN_S,
         "agents beat this often; 5 is the default",
     )
+    problems.at_least("orchestration.ghost_nodes_after_s", spec.orchestration.ghost_nodes_after_s, 0, "0 means never")
     problems.at_least("raft.snapshot_interval", spec.raft.snapshot_interval, 1)
     problems.at_least("raft.keep_old_snapshots", spec.raft.keep_old_snapshots, 0)
     problems.at_least("raft.log_entries_for_slow_followers", spec.raft.log_entries_for_slow_followers, 0)
@@ -125,6 +136,42 @@ def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
         if not external.url.startswith("https://"):
             problems.add(f"ca.external_cas[{index}].url", "must be an https address", external.url)
     return tuple(problems.found)
+
+
+def secret_problems(spec: SecretSpec) -> tuple[Problem, ...]:
+    """Return every mistake in a secret's spec."""
+    problems = Problems()
+    _file_name(problems, spec.annotations.name)
+    _labels(problems, "annotations.labels", spec.annotations.labels)
+    if spec.driver.name and spec.data:
+        problems.add("data", "a secret of a driver has no data of its own")
+    elif not spec.driver.name:
+        _size(problems, len(spec.data), SECRET_BYTES_MAX)
+    return tuple(problems.found)
+
+
+def config_problems(spec: ConfigSpec) -> tuple[Problem, ...]:
+    """Return every mistake in a config's spec."""
+    problems = Problems()
+    _file_name(problems, spec.annotations.name)
+    _labels(problems, "annotations.labels", spec.annotations.labels)
+    _size(problems, len(spec.data), CONFIG_BYTES_MAX)
+    return tuple(problems.found)
+
+
+def _size(problems: Problems, size: int, most: int) -> None:
+    """Note data of a wrong size, never the data itself."""
+    if not 1 <= size <= most:
+        problems.add("data", f"must be 1 to {most} bytes", f"{size} bytes")
+
+
+def _file_name(problems: Problems, name: str) -> None:
+    path = "annotations.name"
+    if len(name) > FILE_NAME_LENGTH_MAX:
+        problems.add(path, f"has {len(name)} characters, {FILE_NAME_LENGTH_MAX} are allowed", name)
+    elif not _FILE_NAME.fullmatch(name):
+        hint = "use letters, digits, - _ and ., and begin and end with a letter or digit"
+        problems.add(path, "is not a valid name", name, hint)
 
 
 def _name(problems: Problems, path: str, name: str) -> None:
@@ -149,9 +196,38 @@ def _mode(problems: Problems, path: str, mode: ServiceMode) -> None:
             _count(problems, f"{path}.replicas", mode.replicas)
         case ReplicatedJob():
             _count(problems, f"{path}.max_concurrent", mode.max_concurrent)
+            if mode.max_concurrent == 0 and mode.total_completions > 0:
+                # Beyond SwarmKit, which takes it and then never runs anything.
+                problems.add(f"{path}.max_concurrent", "must be at least 1", 0, "no task would ever run")
             _count(problems, f"{path}.total_completions", mode.total_completions)
-        case Global() | GlobalJob():
+            _schedule(problems, f"{path}.schedule", mode.schedule)
+        case GlobalJob():
+            _schedule(problems, f"{path}.schedule", mode.schedule)
+        case Global():
             pass
+
+
+def _schedule(problems: Problems, path: str, schedule: CronSchedule | None) -> None:
+    if schedule is None:
+        return
+    try:
+        parse_cron(schedule.cron)
+    except ValueError as error:
+        problems.add(f"{path}.cron", f"is not a schedule: {error}", schedule.cron, "for example 30 4 * * mon-fri")
+    try:
+        parse_zone(schedule.time_zone)
+    except ValueError as error:
+        problems.add(f"{path}.time_zone", str(error), schedule.time_zone, "for example Europe/Berlin")
+    problems.at_least(f"{path}.missed_window_s", schedule.missed_window_s, 0)
+    problems.at_least(f"{path}.keep_last", schedule.keep_last, 1)
+
+
+def _dependencies(problems: Problems, path: str, spec: ServiceSpec) -> None:
+    for index, dependency in enumerate(spec.depends_on):
+        _name(problems, f"{path}[{index}].service", dependency.service)
+        if dependency.service.lower() == spec.annotations.name.lower():
+            problems.add(f"{path}[{index}].service", "a service cannot wait for itself", dependency.service)
+    _unique(problems, path, "is named twice", (dependency.service for dependency in spec.depends_on))
 
 
 def _count(problems: Problems, path: str, count: int) -> None:
@@ -256,6 +332,10 @@ def _restart(problems: Problems, path: str, policy: RestartPolicy) -> None:
     problems.at_least(f"{path}.delay_s", policy.delay_s, 0)
     problems.at_least(f"{path}.window_s", policy.window_s, 0)
     problems.at_least(f"{path}.max_attempts", policy.max_attempts, 0, "0 means without limit")
+    problems.at_least(f"{path}.backoff_factor", policy.backoff_factor, 1, "1 means that the delay stays the same")
+    problems.at_least(f"{path}.delay_max_s", policy.delay_max_s, 0)
+    if not 0 <= policy.jitter <= 1:
+        problems.add(f"{path}.jitter", "must be between 0 and 1", policy.jitter)
 
 
 def _placement(problems: Problems, path: str, placement: Placement) -> None:

@@ -60,6 +60,8 @@ def with_meta(thing: ObjectT, meta: Meta) -> ObjectT:
 def name_of(thing: Object) -> str:
     """Return the name that must be unique in the object's table, lower-cased; empty where names are free."""
     match thing:
+        case (Secret() | Config()) if thing.superseded_by is not None:
+            return ""  # the next version has the name
         case Service() | Secret() | Config() | Network():
             return thing.spec.annotations.name.lower()
         case Cluster():

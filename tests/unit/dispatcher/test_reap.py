@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from services.kit.model.specs import RestartPolicy
-from services.kit.model.states import NodeState, TaskState
-from services.kit.state.transaction import remove
+import msgspec
+
+from services.kit.model.specs import NodeSpec, RestartPolicy
+from services.kit.model.states import NodeState, Role, TaskState
+from services.kit.state.transaction import remove, update
 from tests.support.convergence import Swarm
+
+_replace = msgspec.structs.replace
 
 
 def fail_often(swarm: Swarm, times: int) -> None:
@@ -117,3 +121,40 @@ def test_a_new_leader_cleans_up_what_the_last_one_left() -> None:
     swarm.settle()
     assert swarm.tasks() == []
     assert not swarm.state.specs_of(service.id)
+
+
+def with_ghosts_after(swarm: Swarm, seconds: float) -> None:
+    cluster = swarm.state.cluster
+    assert cluster is not None
+    orchestration = _replace(cluster.spec.orchestration, ghost_nodes_after_s=seconds)
+    swarm.write(update(_replace(cluster, spec=_replace(cluster.spec, orchestration=orchestration))))
+
+
+def test_a_worker_that_has_been_down_for_the_set_time_is_removed() -> None:
+    swarm = Swarm(3)
+    swarm.create_service(replicas=3)
+    swarm.settle()
+    with_ghosts_after(swarm, 3600)
+    swarm.change_node("n2", role=Role.MANAGER, spec=NodeSpec(desired_role=Role.MANAGER))
+    swarm.lose_node("n1")
+    swarm.lose_node("n2")
+    swarm.pass_time(3599)
+    assert len(swarm.state.nodes) == 3
+    swarm.become_leader()
+    swarm.pass_time(2)
+    assert sorted(swarm.state.nodes) == ["n2", "n3"], "a manager is never a ghost"
+    assert {task.status.state for task in swarm.tasks() if task.node_id == "n1"} <= {TaskState.ORPHANED}
+
+
+def test_a_node_that_returns_in_time_is_no_ghost_and_without_the_setting_none_is() -> None:
+    swarm = Swarm(2)
+    swarm.lose_node("n1")
+    swarm.pass_time(1_000_000)
+    assert len(swarm.state.nodes) == 2
+    swarm.set_node_state("n1", NodeState.READY)
+    with_ghosts_after(swarm, 3600)
+    swarm.lose_node("n2")
+    swarm.pass_time(3000)
+    swarm.set_node_state("n2", NodeState.READY)
+    swarm.pass_time(10_000)
+    assert len(swarm.state.nodes) == 2

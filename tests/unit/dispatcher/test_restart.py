@@ -157,3 +157,48 @@ def test_a_new_leader_finds_what_ended_while_nobody_led() -> None:
     assert len(swarm.running()) == 1
     swarm.pass_time(0.2)
     assert len(swarm.running()) == 2, "the delay went on through the change of leader"
+
+
+def fail_and_measure(swarm: Swarm) -> float:
+    """Let the running task fail and return how long its successor waits."""
+    swarm.end_task(swarm.running()[0], TaskState.FAILED)
+    swarm.settle()
+    before = swarm.now
+    while not swarm.running():
+        due = swarm.planning.due()
+        assert due is not None
+        swarm.now = max(swarm.now, due)
+        swarm.settle()
+    return swarm.now - before
+
+
+def test_the_delay_grows_with_each_restart_in_a_row_up_to_its_limit() -> None:
+    swarm = swarm_with(RestartPolicy(delay_s=1, backoff_factor=3, delay_max_s=20), nodes=1)
+    waits = [fail_and_measure(swarm) for _ in range(5)]
+    assert waits == pytest.approx([1, 3, 9, 20, 20], abs=0.01)
+
+
+def test_a_task_that_ran_for_long_starts_the_back_off_afresh_and_a_new_leader_goes_on_with_it() -> None:
+    swarm = swarm_with(RestartPolicy(delay_s=1, backoff_factor=2, delay_max_s=60), nodes=1)
+    assert [fail_and_measure(swarm) for _ in range(2)] == pytest.approx([1, 2], abs=0.01)
+    swarm.become_leader()
+    assert fail_and_measure(swarm) == pytest.approx(4, abs=0.01)
+    swarm.pass_time(61)
+    assert fail_and_measure(swarm) == pytest.approx(8, abs=0.01), "this task was itself the fourth try"
+    assert fail_and_measure(swarm) == pytest.approx(1, abs=0.01)
+
+
+def test_jitter_spreads_delays_around_the_policys() -> None:
+    swarm = swarm_with(RestartPolicy(delay_s=10, jitter=0.5), nodes=1)
+    waits = [fail_and_measure(swarm) for _ in range(8)]
+    assert all(5 <= wait <= 15 for wait in waits)
+    assert len({round(wait, 3) for wait in waits}) > 4
+
+
+def test_a_policy_of_none_is_over_when_the_spec_changes() -> None:
+    swarm = swarm_with(RestartPolicy(condition=RestartCondition.NONE))
+    swarm.end_task(swarm.running()[0], TaskState.FAILED)
+    swarm.settle()
+    swarm.set_image("web", "v2")
+    swarm.pass_time(10)
+    assert swarm.images(swarm.running()) == ["v2"]

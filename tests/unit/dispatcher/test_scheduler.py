@@ -11,6 +11,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import Node, Task
 from services.kit.model.specs import (
     Annotations,
+    ContainerSpec,
     EndpointSpec,
     GenericResource,
     NodeSpec,
@@ -118,7 +119,7 @@ def test_reservations_are_kept_until_the_task_has_really_ended() -> None:
 
 def test_a_node_without_the_driver_is_named_as_missing_the_plugin() -> None:
     swarm = Swarm(2)
-    swarm.create_service(a_service_spec(task=TaskSpec(driver="docker")))
+    swarm.create_service(a_service_spec(task=TaskSpec(driver="docker", container=ContainerSpec(image="x"))))
     swarm.settle()
     assert only_error(swarm) == "no suitable node (missing plugin on 2 nodes)"
 

@@ -6,11 +6,24 @@ import msgspec
 import pytest
 
 from services.dispatcher.core.control.services import update_service
+from services.dispatcher.core.loops.update import CRAMPED
+from services.kit.errors import FailedPrecondition
 from services.kit.messages.control import UpdateServiceRequest
 from services.kit.model.objects import Task
-from services.kit.model.specs import Placement, UpdateConfig
-from services.kit.model.states import FailureAction, TaskState, UpdateOrder, UpdateState
-from tests.support.convergence import Swarm
+from services.kit.model.specs import (
+    ContainerSpec,
+    EndpointSpec,
+    Global,
+    Placement,
+    PortConfig,
+    Replicated,
+    ServiceMode,
+    TaskSpec,
+    UpdateConfig,
+)
+from services.kit.model.states import FailureAction, PublishMode, TaskState, UpdateOrder, UpdateState
+from services.kit.state.transaction import update
+from tests.support.convergence import Swarm, a_service_spec
 
 _replace = msgspec.structs.replace
 
@@ -230,3 +243,171 @@ def test_templates_that_nobody_uses_are_deleted_once_the_history_forgets_them() 
         swarm.set_image("web", image)
         swarm.pass_time(30)
     assert set(swarm.state.specs_of(swarm.service().id)) == {3}
+
+
+# -- by hand
+
+
+def test_an_update_is_paused_by_hand_and_goes_on_where_it_stopped() -> None:
+    swarm = swarm_with()
+    swarm.set_image("web", "v2", UpdateConfig(delay_s=10))
+    swarm.pass_time(1)
+    assert swarm.images(swarm.running()).count("v2") == 1
+    swarm.update_service("web", pause=True)
+    swarm.pass_time(100)
+    assert (state_of(swarm), swarm.images(swarm.running()).count("v2")) == (UpdateState.PAUSED, 1)
+    swarm.become_leader()
+    swarm.update_service("web", resume=True)
+    swarm.pass_time(200)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert swarm.images(swarm.running()) == ["v2"] * 4
+
+
+def test_resuming_a_failed_update_forgets_its_failures() -> None:
+    swarm = swarm_with()
+    swarm.behaviour = failing("v2", swarm)
+    swarm.set_image("web", "v2")
+    swarm.pass_time(60)
+    assert state_of(swarm) is UpdateState.PAUSED
+    swarm.behaviour = lambda task: None
+    swarm.update_service("web", resume=True)
+    swarm.pass_time(200)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert swarm.images(swarm.running()) == ["v2"] * 4
+
+
+def test_a_paused_rollback_is_resumed_as_a_rollback() -> None:
+    swarm = swarm_with()
+    swarm.set_image("web", "v2", UpdateConfig(delay_s=10))
+    swarm.pass_time(100)
+    swarm.update_service("web", rollback=True)
+    swarm.settle()
+    swarm.update_service("web", pause=True)
+    assert state_of(swarm) is UpdateState.ROLLBACK_PAUSED
+    swarm.update_service("web", resume=True)
+    swarm.pass_time(100)
+    assert state_of(swarm) is UpdateState.ROLLBACK_COMPLETED
+    assert swarm.images(swarm.running()) == ["v1"] * 4
+
+
+def test_only_what_is_under_way_is_paused_and_only_what_is_paused_resumed() -> None:
+    swarm = swarm_with()
+    with pytest.raises(FailedPrecondition, match="under way"):
+        swarm.update_service("web", pause=True)
+    with pytest.raises(FailedPrecondition, match="not paused"):
+        swarm.update_service("web", resume=True)
+
+
+# -- corners
+
+
+@pytest.mark.parametrize("parallelism", [1, 2, 0])
+def test_start_first_under_a_limit_per_node_says_that_it_stops_first_and_completes(parallelism: int) -> None:
+    swarm = Swarm(2)
+    task = TaskSpec(driver="fake", placement=Placement(max_replicas=2), container=ContainerSpec(image="v1"))
+    swarm.create_service(a_service_spec(replicas=4, task=task))
+    swarm.settle()
+    swarm.set_image("web", "v2", UpdateConfig(order=UpdateOrder.START_FIRST, parallelism=parallelism))
+    swarm.settle()
+    swarm.pass_time(100)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert swarm.images(swarm.running()) == ["v2"] * 4
+
+
+def test_start_first_says_what_it_does_instead() -> None:
+    swarm = Swarm(1)
+    task = TaskSpec(driver="fake", placement=Placement(max_replicas=1), container=ContainerSpec(image="v1"))
+    swarm.create_service(a_service_spec(task=task))
+    swarm.settle()
+    swarm.obedient.clear()
+    swarm.set_image("web", "v2", UpdateConfig(order=UpdateOrder.START_FIRST))
+    swarm.settle()
+    status = swarm.service().update_status
+    assert status is not None
+    assert status.message == CRAMPED
+
+
+def test_start_first_keeps_its_order_where_a_node_has_room() -> None:
+    swarm = Swarm(3)
+    task = TaskSpec(driver="fake", placement=Placement(max_replicas=1), container=ContainerSpec(image="v1"))
+    swarm.create_service(a_service_spec(replicas=2, task=task))
+    swarm.settle()
+    fewest = [2]
+    swarm.on_events.append(lambda events: fewest.append(len(swarm.running())))
+    swarm.set_image("web", "v2", UpdateConfig(order=UpdateOrder.START_FIRST))
+    swarm.pass_time(100)
+    assert min(fewest) == 2
+    assert swarm.images(swarm.running()) == ["v2"] * 2
+
+
+@pytest.mark.parametrize("mode", [Replicated(replicas=1), Global()])
+def test_start_first_with_a_port_of_the_node_stops_first(mode: ServiceMode) -> None:
+    swarm = Swarm(1)
+    endpoint = EndpointSpec(ports=(PortConfig(target_port=80, published_port=80, publish_mode=PublishMode.HOST),))
+    swarm.create_service(a_service_spec(mode=mode, endpoint=endpoint))
+    swarm.settle()
+    swarm.set_image("web", "v2", UpdateConfig(order=UpdateOrder.START_FIRST))
+    swarm.pass_time(100)
+    assert swarm.images(swarm.running()) == ["v2"]
+
+
+def test_monitor_counts_what_fails_soon_after_it_ran_and_not_what_fails_later() -> None:
+    for after_s, expected in ((3, UpdateState.PAUSED), (20, UpdateState.UPDATING)):
+        swarm = swarm_with()
+        swarm.set_image("web", "v2", UpdateConfig(monitor_s=10, delay_s=30))
+        swarm.pass_time(after_s)
+        (new,) = [task for task in swarm.running() if swarm.images([task]) == ["v2"]]
+        swarm.end_task(new, TaskState.FAILED)
+        swarm.settle()
+        assert state_of(swarm) is expected
+
+
+def test_an_update_is_complete_only_when_its_last_task_was_monitored() -> None:
+    swarm = swarm_with(2)
+    swarm.set_image("web", "v2", UpdateConfig(monitor_s=20, parallelism=0))
+    swarm.pass_time(19)
+    assert state_of(swarm) is UpdateState.UPDATING
+    swarm.pass_time(2)
+    assert state_of(swarm) is UpdateState.COMPLETED
+
+
+@pytest.mark.parametrize("action", [FailureAction.PAUSE, FailureAction.ROLLBACK])
+def test_a_failing_rollback_is_paused_whatever_its_action_and_not_completed_later(action: FailureAction) -> None:
+    swarm = swarm_with()
+    spec = _replace(swarm.service().spec, rollback=UpdateConfig(failure_action=action))
+    swarm.update_service("web", spec)
+    swarm.behaviour = lambda task: TaskState.FAILED
+    swarm.set_image("web", "v2", UpdateConfig(failure_action=FailureAction.ROLLBACK))
+    swarm.pass_time(300)
+    assert state_of(swarm) is UpdateState.ROLLBACK_PAUSED
+
+
+def test_a_failing_rollback_with_continue_completes() -> None:
+    swarm = swarm_with()
+    spec = _replace(swarm.service().spec, rollback=UpdateConfig(failure_action=FailureAction.CONTINUE))
+    swarm.update_service("web", spec)
+    swarm.behaviour = failing("v2", swarm)
+    swarm.set_image("web", "v2", UpdateConfig(failure_action=FailureAction.ROLLBACK))
+    swarm.pass_time(300)
+    assert state_of(swarm) is UpdateState.ROLLBACK_COMPLETED
+    assert swarm.images(swarm.running()) == ["v1"] * 4
+
+
+def test_without_a_previous_spec_a_failing_update_pauses_instead_of_rolling_back() -> None:
+    swarm = swarm_with()
+    swarm.set_image("web", "v2", UpdateConfig(failure_action=FailureAction.ROLLBACK))
+    service = swarm.service()
+    swarm.write(update(_replace(service, previous_spec=None, previous_spec_version=0)))
+    swarm.behaviour = failing("v2", swarm)
+    swarm.pass_time(60)
+    assert state_of(swarm) is UpdateState.PAUSED
+
+
+@pytest.mark.parametrize(("parallelism", "delay_s"), [(1, 0), (2, 5), (3, 1), (0, 0), (0, 10)])
+@pytest.mark.parametrize("order", list(UpdateOrder))
+def test_every_task_is_replaced_whatever_the_settings(parallelism: int, delay_s: float, order: UpdateOrder) -> None:
+    swarm = swarm_with(5)
+    swarm.set_image("web", "v2", UpdateConfig(parallelism=parallelism, delay_s=delay_s, order=order))
+    swarm.pass_time(300)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert swarm.images(swarm.running()) == ["v2"] * 5

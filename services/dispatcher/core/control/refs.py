@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from services.kit.errors import FailedPrecondition, NotFound
 from services.kit.model.ids import NodeId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, Node, Service, Task
+from services.kit.model.objects import Cluster, Config, Node, Secret, Service, Task
 from services.kit.model.states import TaskState
 from services.kit.state.view import View
 
 PREFIX_MIN = 1
 SHOWN_MAX = 5
 
-ThingT = TypeVar("ThingT", Node, Service, Task)
+ThingT = TypeVar("ThingT", Node, Service, Task, Secret, Config)
 KeyT = TypeVar("KeyT", bound=str)
 
 
@@ -25,6 +25,14 @@ def find_service(view: View, ref: str) -> Service:
     if found is not None:
         return found
     return _by_prefix("service", view.services, ref, lambda service: service.spec.annotations.name)
+
+
+def find_named(
+    noun: str, things: Mapping[KeyT, ThingT], named: ThingT | None, ref: str, name: Callable[[ThingT], str]
+) -> ThingT:
+    """Return the thing that is meant: by id, as ``named``, or by prefix."""
+    found = things.get(cast("KeyT", ref)) or named
+    return found if found is not None else _by_prefix(noun, things, ref, name)
 
 
 def find_node(view: View, ref: str) -> Node:

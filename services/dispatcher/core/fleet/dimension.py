@@ -55,6 +55,22 @@ class Dimension:
         self.set(row, self.free[row] + capacity - self.capacity[row])
         self.capacity[row] = capacity
 
+    def offer_all(self, rows: Sequence[int], capacities: Sequence[int]) -> None:
+        """Say what many rows have in all; nothing is held anywhere yet."""
+        by_class: dict[int, list[int]] = {}
+        for row, capacity in zip(rows, capacities, strict=True):
+            self.free[row] = self.capacity[row] = capacity
+            by_class.setdefault(size_class(capacity), []).append(row)
+        bits = 0
+        self.at_least = [0] * (max(by_class, default=0) + 1)
+        for cls in range(len(self.at_least) - 1, 0, -1):
+            bits |= bits_of(by_class.get(cls, ()))
+            self.at_least[cls] = bits
+        for cls, found in by_class.items():
+            least = least_of(cls)
+            for row in found:
+                self._floor[row] = least
+
     def set(self, row: int, amount: int) -> None:
         """Change what is free on a row."""
         before = self.free[row]

@@ -9,7 +9,7 @@ No event costs a pass over all nodes or all tasks.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from services.dispatcher.core.fleet.account import Account, Path
 from services.dispatcher.core.fleet.bands import Bands
@@ -30,6 +30,11 @@ _BLOCK = 64
 """Rows are made so many at a time, in shuffled order, so that ties do not follow the order in which nodes joined."""
 LOAD_STEPS = 64
 """Levels of load: shares of the resource that is used most."""
+
+
+def is_ready(node: Node) -> bool:
+    """Tell whether a node may get tasks."""
+    return node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
 
 
 class Fleet:
@@ -105,6 +110,17 @@ class Fleet:
         self.improved &= ~(1 << row)
         self.failures.forget_row(row)
         self._retire(row)
+
+    def new_rows(self, node_ids: Sequence[NodeId]) -> list[int]:
+        """Return rows for the nodes of an index that is empty; the caller fills them in."""
+        assert not self.row_of, "only an empty index is filled at once"
+        self._grow(_BLOCK * -(-len(node_ids) // _BLOCK))
+        rows = [self._spare_rows.pop() for _ in node_ids]
+        self.row_of.update(zip(node_ids, rows, strict=True))
+        for row, node_id in zip(rows, node_ids, strict=True):
+            self.node_ids[row] = node_id
+        self.totals.join_all(rows)
+        return rows
 
     def row_for(self, node_id: NodeId) -> int:
         """Return the row of a node, known or not yet known."""
@@ -276,7 +292,7 @@ class Fleet:
 
     def _set_ready(self, row: int, node: Node) -> None:
         bit = 1 << row
-        if node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE:
+        if is_ready(node):
             self.ready |= bit
             self.improved |= bit
         else:

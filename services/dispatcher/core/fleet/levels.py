@@ -6,6 +6,8 @@ lowest level among any candidates is found by bisection. What must stay true: ``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.dispatcher.core.fleet.bits import Bits, bits_of
 
 
@@ -34,6 +36,12 @@ class Levels:
         for each in range(level, len(self.up_to)):
             self.up_to[each] |= bit
         self._lowest = min(self._lowest, level)
+
+    def join_all(self, rows: Iterable[int]) -> None:
+        """Make rows the first members, all on level 0."""
+        self.members = bits_of(rows)
+        self.up_to = [self.members]
+        self._lowest = 0
 
     def leave(self, row: int) -> None:
         """End a row's membership."""

@@ -6,7 +6,7 @@ sets when a group is planned. Values are kept as they are written; constraints c
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
@@ -30,6 +30,13 @@ class Posting:
     def bits(self) -> Bits:
         """The set of rows."""
         return self._bits if self._rows is None else bits_of(self._rows)
+
+    def fill(self, rows: list[int]) -> None:
+        """Be the posting of these rows."""
+        if len(rows) > _SPARSE_MAX:
+            self._bits, self._rows = bits_of(rows), None
+        else:
+            self._rows = list(rows)
 
     def add(self, row: int) -> None:
         """Take a row in."""
@@ -67,12 +74,19 @@ class Postings:
 
     def add(self, key: str, value: str, row: int) -> None:
         """Say that a row has a value. It must not have one under the key already."""
+        self._posting(key, value).add(row)
+
+    def add_all(self, key: str, value: str, rows: list[int]) -> None:
+        """Say that these rows, and no others, have a value."""
+        self._posting(key, value).fill(rows)
+
+    def _posting(self, key: str, value: str) -> Posting:
         values = self._by_value.setdefault(key, {})
         posting = values.get(value)
         if posting is None:
             posting = values[value] = Posting()
             self._spellings.setdefault((key, value.lower()), {})[value] = None
-        posting.add(row)
+        return posting
 
     def discard(self, key: str, value: str, row: int) -> None:
         """Say that a row has this value no longer."""
@@ -107,43 +121,53 @@ class Postings:
 
 
 class Addresses:
-    """Rows by the address of their node."""
+    """Rows by the address of their node. Addresses are read when a constraint first asks for one."""
 
-    __slots__ = ("_known", "_sorted")
+    __slots__ = ("_answers", "_sorted", "_unread")
 
     def __init__(self) -> None:
         self._sorted: list[tuple[int, int, int]] = []
         """(version, address as a number, row)."""
-        self._known: dict[str, Bits] = {}
-        """Answers, until an address changes."""
+        self._unread: set[tuple[str, int]] = set()
+        self._answers: dict[str, Bits] = {}
+        """Until an address changes."""
 
     def add(self, address: str, row: int) -> None:
         """Take a row in; a text that is no address leaves it without one."""
-        entry = _entry(address, row)
-        if entry is not None:
-            insort(self._sorted, entry)
-            self._known.clear()
+        self._unread.add((address, row))
+        self._answers.clear()
 
     def discard(self, address: str, row: int) -> None:
         """Take a row out."""
+        self._answers.clear()
+        if (address, row) in self._unread:
+            self._unread.remove((address, row))
+            return
         entry = _entry(address, row)
         if entry is not None:
             del self._sorted[bisect_left(self._sorted, entry)]
-            self._known.clear()
 
     def inside(self, text: str) -> Bits | None:
         """Return the rows whose address is this one, or lies in this network; None when the text is neither."""
-        known = self._known.get(text)
+        known = self._answers.get(text)
         if known is not None:
             return known
         network = _network(text)
         if network is None:
             return None
+        self._read()
         first = (network.version, int(network.network_address), -1)
         last = (network.version, int(network.broadcast_address) + 1, -1)
         found = self._sorted[bisect_left(self._sorted, first) : bisect_left(self._sorted, last)]
-        self._known[text] = bits = bits_of(row for _, _, row in found)
+        self._answers[text] = bits = bits_of(row for _, _, row in found)
         return bits
+
+    def _read(self) -> None:
+        """Sort in what was added since the last question."""
+        if self._unread:
+            self._sorted += [entry for unread in self._unread if (entry := _entry(*unread)) is not None]
+            self._sorted.sort()
+            self._unread.clear()
 
 
 def _entry(address: str, row: int) -> tuple[int, int, int] | None:

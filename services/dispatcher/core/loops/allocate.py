@@ -1,5 +1,7 @@
 """Allocation: gives services their published ports, then lets their waiting tasks on (NEW to PENDING).
 
+A task of a service that depends on others is let on once they have come so far; until then its status says what it waits for.
+
 Keys are service ids. Rules of SwarmKit: ports without a number come from 30000–32767, next fit; a port that was dealt stays with its
 port config (name, protocol, target) as long as the number of ports does not change; host-mode ports are the node's affair. What must
 stay true: no ingress port is given to two services (the store checks it again when the transaction is applied).
@@ -11,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from services.dispatcher.core.dependencies import WAITING, unmet
 from services.dispatcher.core.picture import Key, Picture, Plan, Step
 from services.dispatcher.core.tasks import PENDING, is_allocated, with_state
 from services.kit.model.ids import ServiceId
@@ -37,17 +40,25 @@ class Allocate:
     def __init__(self) -> None:
         self._next = PORT_FIRST
         self._starved: dict[Key, None] = {}
+        self._blocked: dict[ServiceId, frozenset[str]] = {}
+        """Services that wait for others, and the names of these."""
 
     def begin(self, view: Picture) -> Iterable[Key]:
         """Look at all services."""
-        self._starved = {}
+        self._starved, self._blocked = {}, {}
         return list(view.services)
 
     def notice(self, view: Picture, event: Event) -> Iterable[Key]:
         """A service that changed, or one that waits for a port another one gave back."""
         thing = event.object
         if isinstance(thing, Task):
-            return (thing.service_id,) if event.new is not None and thing.status.state is TaskState.NEW else ()
+            waiting = () if not self._blocked else self._waiting_for(view.services.get(thing.service_id))
+            return (
+                (thing.service_id, *waiting) if event.old is None and thing.status.state is TaskState.NEW else waiting
+            )
+        assert isinstance(thing, Service)
+        if self._blocked:
+            return dict.fromkeys((thing.id, *self._starved, *self._waiting_for(thing)))
         if event.new is not None and not self._starved:
             return (thing.id,)
         return (thing.id, *self._starved)
@@ -71,13 +82,34 @@ class Allocate:
                 endpoint = Endpoint(spec=service.spec.endpoint, ports=ports)
                 service = msgspec.structs.replace(service, endpoint=endpoint)
                 steps.append(Step(key=key, puts=(service,)))
-            steps += (
-                Step(key=key, puts=(with_state(task, TaskState.PENDING, now, PENDING),))
-                for tasks in view.slots_of(service.id).values()
-                for task in tasks.values()
-                if task.status.state is TaskState.NEW and task.desired_state < TaskState.SHUTDOWN
-            )
+            steps += self._let_on(view, service, now)
         return Plan(steps=steps, wakes=wakes)
+
+    def _let_on(self, view: Picture, service: Service, now: float) -> Iterable[Step]:
+        self._blocked.pop(service.id, None)
+        waiting = [
+            task
+            for tasks in view.slots_of(service.id).values()
+            for task in tasks.values()
+            if task.status.state is TaskState.NEW and task.desired_state < TaskState.SHUTDOWN
+        ]
+        reasons = unmet(view, service) if waiting else []
+        if not reasons:
+            return [Step(key=service.id, puts=(with_state(task, TaskState.PENDING, now, PENDING),)) for task in waiting]
+        self._blocked[service.id] = frozenset(each.service.lower() for each in service.spec.depends_on)
+        message = WAITING + "; ".join(reasons)
+        return [
+            Step(key=service.id, puts=(with_state(task, TaskState.NEW, now, message),))
+            for task in waiting
+            if task.status.message != message
+        ]
+
+    def _waiting_for(self, service: Service | None) -> tuple[ServiceId, ...]:
+        """Return the services that wait for this one."""
+        if service is None:
+            return ()
+        name = service.spec.annotations.name.lower()
+        return tuple(waiter for waiter, names in self._blocked.items() if name in names)
 
     def _ports(
         self, view: Picture, service: Service, dealt: set[tuple[int, Protocol]]

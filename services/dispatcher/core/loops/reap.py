@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from services.dispatcher.core.picture import Key, Picture, Plan, SlotKey, Step, slot_of
-from services.dispatcher.core.tasks import ended_at, is_job, is_over, is_wanted, wanted
+from services.dispatcher.core.tasks import ended_at, is_job, is_over, is_wanted, iteration_of, wanted
 from services.kit.model.ids import ServiceId, TaskId
 from services.kit.model.objects import Cluster, Service, Task
 from services.kit.model.specs import OrchestrationConfig
@@ -72,9 +72,12 @@ class Reap:
 
     def _trim(self, view: Picture, service_id: ServiceId, slot: object, key: Key) -> Iterable[Step]:
         service = view.services.get(service_id)
-        if service is None or is_job(service.spec):
+        if service is None:
             return
         tasks = list(view.slots_of(service_id).get(slot, {}).values())  # type: ignore[call-overload]
+        if is_job(service.spec):
+            # Earlier runs are the jobs loop's; within the current one, restarts must not pile up.
+            tasks = [task for task in tasks if task.job_iteration == iteration_of(service)]
         limit = _limit(view, service)
         surplus = len(tasks) - limit
         if limit < 0 or surplus <= 0:

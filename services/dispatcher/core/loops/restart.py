@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from services.dispatcher.core.picture import Key, Picture, Plan, SlotKey, Step, is_usable, slot_of
+from services.dispatcher.core.replacing import is_gone, replacement
 from services.dispatcher.core.tasks import (
     NewId,
-    is_global,
+    goal,
     is_job,
     is_on_unusable_node,
     is_wanted,
-    may_restart,
-    new_task,
+    restart_delay,
     restart_policy,
     wanted,
 )
-from services.kit.model.ids import NodeId, ServiceId, TaskId
+from services.kit.model.ids import ServiceId, TaskId
 from services.kit.model.objects import Node, Service, Task
-from services.kit.model.states import NodeState, TaskState
+from services.kit.model.states import TaskState
 from services.kit.state.state import Event
 from services.kit.state.tables import Table
 
@@ -83,7 +83,7 @@ class Restart:
         for key in keys:
             task = view.tasks.get(TaskId(str(key)))
             service = None if task is None else view.services.get(task.service_id)
-            if task is None or service is None or not is_wanted(task) or is_job(service.spec):
+            if task is None or service is None or not is_wanted(task) or _is_done(service, task):
                 continue
             lost = is_on_unusable_node(view, task)
             if task.desired_state is TaskState.READY and not lost:
@@ -92,37 +92,21 @@ class Restart:
                     wakes[key] = release_at
                     continue
                 if not task.status.state.terminal:
-                    steps.append(Step(key=key, puts=(wanted(task, TaskState.RUNNING),)))
+                    steps.append(Step(key=key, puts=(wanted(task, goal(service)),)))
                     continue
             if lost or task.status.state.terminal:
-                steps.append(self._replace(view, service, task, now))
+                steps.append(replacement(view, service, task, self._new_id, now, lost=lost))
         return Plan(steps=steps, wakes=wakes)
-
-    def _replace(self, view: Picture, service: Service, task: Task, now: float) -> Step:
-        ended = wanted(task, TaskState.SHUTDOWN)
-        siblings = view.slot(task.service_id, slot_of(task))
-        rival = any(other.id != task.id and is_wanted(other) for other in siblings)
-        if rival or not may_restart(view, task, siblings, now):
-            return Step(key=task.id, puts=(ended,))
-        lost = is_on_unusable_node(view, task)
-        if is_global(service.spec) and lost:
-            # The node's return brings its task back (see global_mode).
-            return Step(key=task.id, puts=(ended,))
-        delay_s = 0.0 if lost else restart_policy(view, task).delay_s
-        at_once = delay_s == 0 and (task.status.state.terminal or _is_gone(view, task.node_id))
-        desired = TaskState.RUNNING if at_once else TaskState.READY
-        fresh = new_task(service, slot_of(task), self._new_id(), now, desired=desired)
-        return Step(key=task.id, puts=(ended, fresh))
 
     def _release_at(self, view: Picture, task: Task, now: float) -> float:
         """Return when a waiting task may start; a time that has come when nothing holds it."""
         since = task.meta.created_at or now
         before = [other for other in view.slot(task.service_id, slot_of(task)) if other.id != task.id]
         delay_s = 0.0
-        if before and before[-1].spec_version == task.spec_version and not is_on_unusable_node(view, before[-1]):
-            delay_s = restart_policy(view, before[-1]).delay_s
+        if before and before[-1].spec_version == task.spec_version and not _lost_its_node(view, before[-1]):
+            delay_s = restart_delay(restart_policy(view, before[-1]), before[-1])
         stopping = any(
-            TaskState.ASSIGNED <= other.status.state <= TaskState.RUNNING and not _is_gone(view, other.node_id)
+            TaskState.ASSIGNED <= other.status.state <= TaskState.RUNNING and not is_gone(view, other.node_id)
             for other in before
         )
         return since + delay_s + (STOP_WAIT_S if stopping else 0.0)
@@ -132,9 +116,11 @@ def _place(task: Task) -> tuple[ServiceId, SlotKey]:
     return task.service_id, slot_of(task)
 
 
-def _is_gone(view: Picture, node_id: NodeId | None) -> bool:
-    """Tell whether nobody can say any more that a task on this node stopped."""
-    if node_id is None:
-        return True
-    node = view.nodes.get(node_id)
-    return node is None or node.status.state is NodeState.DOWN
+def _lost_its_node(view: Picture, task: Task) -> bool:
+    """Tell whether a task was given up for its node's sake: its successor need not wait."""
+    return bool(task.reason) or is_on_unusable_node(view, task)
+
+
+def _is_done(service: Service, task: Task) -> bool:
+    """Tell whether a job's task has done what it is there for; it stays as it is."""
+    return is_job(service.spec) and task.status.state is TaskState.COMPLETE

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from services.dispatcher.core.beside import has_room_beside
 from services.dispatcher.core.dirty import Cleanliness
 from services.dispatcher.core.picture import Key, Picture, Plan, SlotKey, Step
 from services.dispatcher.core.specs import roll_back, stored_spec
@@ -24,6 +25,7 @@ from services.dispatcher.core.tasks import (
     is_wanted,
     may_restart,
     new_task,
+    restart_delay,
     restart_policy,
     wanted,
 )
@@ -35,6 +37,8 @@ from services.kit.state.state import Event
 from services.kit.state.tables import Table
 
 RUNNING_STATES = frozenset({UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED})
+IN_PROGRESS = "update in progress"
+CRAMPED = "update in progress; no node may run a new task beside the old ones, so slots stop before they start"
 PAUSED_STATES = frozenset({UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED})
 
 _replace = msgspec.structs.replace
@@ -50,12 +54,16 @@ class _Progress:
     """Old tasks whose slot has a running new one."""
     under_way: int = 0
     """Slots with a new task that is not RUNNING yet."""
+    unplaced: list[list[Task]] = field(default_factory=list)
+    """Old tasks of those whose new task has no node yet."""
     resting_until: list[float] = field(default_factory=list)
     """Ends of the delays of slots that were just done, or of failed starts."""
     failed: list[Task] = field(default_factory=list)
     touched: int = 0
     """Slots that the update has dealt with so far."""
     last_done: float = 0.0
+    is_cramped: bool = False
+    """No node may run a new task beside the old ones: one slot after the other stops first, whatever the order asked for."""
 
 
 class Update:
@@ -99,8 +107,11 @@ class Update:
             progress = self._look(view, service, now)
             if not _is_running(service):
                 if progress.todo or progress.finish:
-                    started = UpdateStatus(state=UpdateState.UPDATING, started_at=now, message="update in progress")
+                    started = UpdateStatus(state=UpdateState.UPDATING, started_at=now, message=IN_PROGRESS)
                     steps.append(Step(key=key, puts=(_replace(service, update_status=started),)))
+                continue
+            if progress.is_cramped and service.update_status.message != CRAMPED:  # type: ignore[union-attr]
+                steps.append(_told(service, CRAMPED))
                 continue
             verdict = self._judge(view, service, progress, now)
             if verdict is not None:
@@ -134,6 +145,10 @@ class Update:
             progress.touched += bool(mine)
             progress.failed += (task for task in mine if _failed_early(task, config))
             self._sort_slot(view, progress, clean, service, slot, tasks, mine, now)
+        is_stuck = progress.unplaced and not progress.finish and progress.under_way == len(progress.unplaced)
+        if is_stuck and _is_running(service) and not has_room_beside(view, service):
+            progress.is_cramped = True
+            progress.finish += progress.unplaced[0]
         return progress
 
     def _sort_slot(
@@ -156,6 +171,8 @@ class Update:
             best = max(good, key=lambda task: (task.status.state, task.desired_state))
             if best.status.state < TaskState.RUNNING:
                 progress.under_way += best in mine
+                if old and best in mine and best.status.state < TaskState.ASSIGNED:
+                    progress.unplaced.append(old)
             else:
                 progress.finish += old
                 if best in mine:
@@ -172,7 +189,7 @@ class Update:
             last = mine[-1]
             if not may_restart(view, last, tasks, now):
                 return
-            again_at = ended_at(last) + restart_policy(view, last).delay_s
+            again_at = ended_at(last) + restart_delay(restart_policy(view, last), last)
             if again_at > now:
                 progress.resting_until.append(again_at)
                 return
@@ -186,7 +203,7 @@ class Update:
         assert status is not None
         total = progress.touched + len(progress.todo)
         if (
-            config.failure_action is not FailureAction.CONTINUE
+            _action(service) is not FailureAction.CONTINUE
             and total
             and len(progress.failed) / total > config.max_failure_ratio
         ):
@@ -219,7 +236,7 @@ class Update:
             if config.order is UpdateOrder.START_FIRST and old:
                 yield Step(key=service.id, puts=(new_task(service, slot, self._new_id(), now),))
                 continue
-            desired = TaskState.RUNNING if all(is_over(task) for task in old) else TaskState.READY
+            desired = None if all(is_over(task) for task in old) else TaskState.READY
             fresh = new_task(service, slot, self._new_id(), now, desired=desired)
             yield Step(key=service.id, puts=(*(wanted(task, TaskState.SHUTDOWN) for task in old), fresh))
 
@@ -238,6 +255,22 @@ def _config(service: Service) -> UpdateConfig:
     status = service.update_status
     rolling_back = status is not None and status.state is UpdateState.ROLLBACK_STARTED
     return service.spec.rollback if rolling_back else service.spec.update
+
+
+def _action(service: Service) -> FailureAction:
+    """Return what too many failures lead to."""
+    status = service.update_status
+    if status is not None and status.on_failure is not None:
+        return status.on_failure
+    return _config(service).failure_action
+
+
+def _told(service: Service, message: str) -> Step:
+    """Return the step that says how an update goes on."""
+    assert service.update_status is not None
+    return Step(
+        key=service.id, puts=(_replace(service, update_status=_replace(service.update_status, message=message)),)
+    )
 
 
 def _may_change(view: Picture, slot: SlotKey) -> bool:
@@ -260,13 +293,13 @@ def _failed_early(task: Task, config: UpdateConfig) -> bool:
 
 def _react(view: Picture, service: Service, task: Task, now: float) -> Step:
     """Return the step for an update with too many failures."""
-    status, config = service.update_status, _config(service)
+    status = service.update_status
     assert status is not None
     cause = f"due to failure or early termination of task {task.id}"
     rolling_back = status.state is UpdateState.ROLLBACK_STARTED
     if rolling_back:
         turned = _replace(status, state=UpdateState.ROLLBACK_PAUSED, message=f"rollback paused {cause}")
-    elif config.failure_action is FailureAction.ROLLBACK and service.previous_spec is not None:
+    elif _action(service) is FailureAction.ROLLBACK and service.previous_spec is not None:
         restored = roll_back(service, keep_previous=False)
         begun = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_at=now, message=f"update rolled back {cause}")
         puts: tuple[Service | object, ...] = (_replace(restored, update_status=begun),)

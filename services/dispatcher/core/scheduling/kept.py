@@ -15,8 +15,8 @@ from services.dispatcher.core.scheduling.waiting import Waiting
 class Kept:
     """The index of the fleet, who holds what, and who waits for what."""
 
-    def __init__(self) -> None:
-        self.fleet = Fleet()
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
         self.ledger = Ledger(self.fleet)
         self.queue = Queue(self.fleet)
         self.waiting = Waiting()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from services.dispatcher.core.fleet.build import build
+from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.ledger import Placement
 from services.dispatcher.core.picture import Key, Picture, Plan
 from services.dispatcher.core.scheduling.kept import Kept
@@ -30,16 +32,16 @@ class Scheduler:
     name = "schedule"
     tables = frozenset({Table.NODE, Table.TASK, Table.SPEC})
 
-    def __init__(self) -> None:
-        self.kept = Kept()
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        """Decides which of equal nodes is chosen."""
+        self.kept = Kept(Fleet(seed))
 
     # -- what comes in
 
     def begin(self, view: Picture) -> Iterable[Key]:
         """Count what is placed, collect what waits."""
-        self.kept = Kept()
-        for node_id in sorted(view.nodes):
-            self.kept.fleet.put(view.nodes[node_id])
+        self.kept = Kept(build(self._seed, [view.nodes[node_id] for node_id in sorted(view.nodes)]))
         for task in sorted(view.tasks.values(), key=lambda task: (task.service_id, task.slot, task.id)):
             self._take_in(view, task)
         return (ALL,)
