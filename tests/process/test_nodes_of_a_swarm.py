@@ -76,23 +76,6 @@ def test_a_node_that_was_stopped_or_killed_is_the_same_node_again(swarm: Swarm) 
     wait_until(lambda: ready_nodes(first).keys() == {"n1", "n2"}, "both nodes are back")
 
 
-@pytest.mark.parametrize("process", ["ca", "raft", "dispatcher", "gateway", "agent"])
-def test_any_killed_process_of_a_node_is_back_and_the_node_serves(swarm: Swarm, process: str) -> None:
-    first = swarm.start("n1")
-    before = first.status()
-    first.kill_process(process)
-
-    def back() -> bool:
-        after = first.status()
-        states = {each.process: each.state for each in after.processes}
-        return after.pid_of(process) not in {0, before.pid_of(process)} and set(states.values()) == {"ready"}
-
-    wait_until(back, f"{process} serves again")
-    wait_until(lambda: ready_nodes(first) == {"n1": Role.MANAGER}, "the node serves")
-    others = {each.process: each.pid for each in before.processes if each.process != process}
-    assert {each.process: each.pid for each in first.status().processes if each.process != process} == others
-
-
 def test_the_swarm_survives_the_loss_of_its_leader(swarm: Swarm) -> None:
     swarm.start("n1")
     swarm.join("n2", role="manager")

@@ -160,6 +160,7 @@ class SwarmNode:
         for pid in [*pids, *processes_of(self.state_dir)]:
             send(pid, signal.SIGKILL)
         self._reap()
+        wait_until(lambda: not processes_of(self.state_dir), f"all processes of {self.name} are gone", GONE_S)
         return began
 
     def kill_process(self, process: str, number: signal.Signals = signal.SIGKILL) -> int:

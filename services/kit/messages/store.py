@@ -85,7 +85,7 @@ WATCH = Feed(name="store.watch", request=WatchRequest, item=WatchItem, owner=Own
 BARRIER = Call(name="store.barrier", request=Barrier, reply=BarrierReply, owner=Owner.RAFT, idempotent=True)
 STATUS = Call(name="raft.status", request=Empty, reply=RaftStatus, owner=Owner.RAFT, roles=MANAGERS, idempotent=True)
 STATUS_FEED = Feed(name="raft.follow", request=Empty, item=RaftStatus, owner=Owner.RAFT)
-"""The status at once, then again whenever leadership, term, readiness or membership changes."""
+"""The status at once, then again whenever leadership, term, readiness, membership or a member's reachability changes."""
 
 
 class JoinRequest(Value, frozen=True, kw_only=True):

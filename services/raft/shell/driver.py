@@ -20,7 +20,7 @@ class Driver:
         self.stepped = Changes()
         """Announced when the state has a new version or was replaced."""
         self.status_changed = Changes()
-        """Announced when leadership, term, readiness or members have changed."""
+        """Announced when leadership, term, readiness or members have changed, or who of them answers."""
         self._tick_s = heartbeat_s / TICKS_PER_HEARTBEAT
         self._woken = asyncio.Event()
         self._seen_state = (0, 0)
@@ -48,7 +48,8 @@ class Driver:
             self._seen_state = state
             self.stepped.announce()
         latest = member.log.membership.latest
-        status = (member.state_name, member.term, member.leader, member.ready, latest)
+        answering = tuple(filter(member.reachable, latest.members))
+        status = (member.state_name, member.term, member.leader, member.ready, latest, answering)
         if status != self._seen_status:
             self._seen_status = status
             self.status_changed.announce()
