@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from services.dispatcher.core.fleet.build import build
 from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.group import CPU, GENERIC, MEMORY, Group, needs_of
 from services.dispatcher.core.fleet.ledger import Ledger, Placement
@@ -278,9 +279,7 @@ def greedy(truth: Truth, group: Group, wanted: int) -> list[NodeId]:
 
 def rebuilt(truth: Truth, seed: int = 0) -> Ledger:
     """Return index and ledger made anew from the truth, as a new leader makes them."""
-    ledger = Ledger(Fleet(seed))
-    for node in truth.nodes.values():
-        ledger.fleet.put(node)
+    ledger = Ledger(build(seed, list(truth.nodes.values())))
     for held in truth.held:
         assert held.task is not None
         ledger.hold(held.task, held.group, Placement(held.node, held.dealt), counted=held.counted)
