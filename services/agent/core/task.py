@@ -135,6 +135,13 @@ class Erred:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """The verb under way has something to tell."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """The deadline has passed."""
 
@@ -144,7 +151,7 @@ class TakenAway:
     """The task is no longer assigned to this node."""
 
 
-Event = Begin | Desire | Prepared | Started | Served | Ended | Stopped | Removed | Erred | Due | TakenAway
+Event = Begin | Desire | Prepared | Started | Served | Ended | Stopped | Removed | Erred | Progress | Due | TakenAway
 
 # -- actions ----------------------------------------------------------------------------------------------------------
 
@@ -229,6 +236,8 @@ class TaskMachine:
                 return self._proceed(now)
             case Erred():
                 return self._failed(now, event)
+            case Progress(message):
+                return self._note(now, message=message, error=self._status.error) if self._verb else []
             case Removed():
                 self._verb = None
                 return [Forget()]
@@ -369,9 +378,10 @@ class TaskMachine:
         )
         return Report(self._status, self._handle)
 
-    def _note(self, now: Now, *, observed: Observed = UNSEEN, error: str = "") -> list[Action]:
+    def _note(self, now: Now, *, observed: Observed = UNSEEN, message: str = "", error: str = "") -> list[Action]:
         """Record what changed without a change of state; nothing changed: nothing to report."""
-        status = msgspec.structs.replace(_with_observed(self._status, observed), error=error)
+        status = _with_observed(self._status, observed)
+        status = msgspec.structs.replace(status, message=message or status.message, error=error)
         if status == self._status and observed is UNSEEN:
             return []
         self._status = msgspec.structs.replace(status, timestamp=max(now.wall, status.timestamp))

@@ -11,8 +11,6 @@ does not answer), EngineRefused (everything else it says no to).
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -23,16 +21,21 @@ from typing import Any, TypeVar
 import docker
 import msgspec
 import requests
+from docker.auth import get_config_header as config_header
+from docker.auth import resolve_repository_name
 from docker.errors import APIError, DockerException
 from docker.errors import NotFound as NoSuchThing
 from docker.types import CancellableStream
 
 from services.agent.drivers.api import DriverError, Temporary
 from services.agent.drivers.docker_attach import Attached, EngineRefused
-from services.agent.drivers.docker_spec import NODE_LABEL, TASK_LABEL, Inspected, Json
+from services.agent.drivers.docker_pull import PullProgress
+from services.agent.drivers.docker_spec import NODE_LABEL, TASK_LABEL, ApiVersion, Json
+from services.agent.drivers.docker_state import Inspected, Measured
 from services.kit.errors import AlreadyExists, NotFound
 from services.kit.model.ids import NodeId
 from services.kit.runtime.changes import Changes
+from services.kit.runtime.clock import Clock
 
 CALL_TIMEOUT_S = 60
 CORES = os.cpu_count() or 1
@@ -80,11 +83,12 @@ class ExecState(msgspec.Struct, frozen=True):
 class Engine:
     """One Docker engine behind its local socket."""
 
-    def __init__(self, socket: str, node_id: NodeId, changed: Changes) -> None:
+    def __init__(self, socket: str, node_id: NodeId, changed: Changes, clock: Clock) -> None:
         self.info: EngineInfo | None = None
         """What it said when it was reached last; None while it does not answer."""
         self.problem = ""
         """Why there is no ``info``; empty until it was asked for the first time."""
+        self._clock = clock
         self._changed = changed
         self._socket = socket
         self._node_id = node_id
@@ -178,18 +182,40 @@ class Engine:
             return False
         return True
 
-    async def pull(self, image: str, registry_auth: str) -> None:
-        """Fetch an image."""
-        auth = json.loads(base64.urlsafe_b64decode(registry_auth)) if registry_auth else None
+    async def pull(self, image: str, registry_auth: str, tell: Callable[[str], None]) -> None:
+        """Fetch an image, telling how it goes; a cancelled pull is given up by the engine too. Raises EngineRefused."""
         repository, tag = _split_image(image)
+        progress = PullProgress(image)
 
-        def pull(client: docker.APIClient) -> None:
-            for line in client.pull(repository, tag=tag, auth_config=auth, stream=True, decode=True):
+        def open_stream(client: docker.APIClient) -> CancellableStream:
+            # The engine takes the credentials in the form that specs carry them in; without any, those of our user's docker login are used.
+            header = registry_auth or config_header(client, resolve_repository_name(repository)[0])
+            response = client.post(
+                f"{client.base_url}/v{client.api_version}/images/create",
+                params={"fromImage": repository, "tag": tag},
+                headers={"X-Registry-Auth": header} if header else {},
+                stream=True,
+                timeout=None,
+            )
+            client._raise_for_status(response)
+            return CancellableStream(client._stream_helper(response, decode=True), response)
+
+        async with self._pulls, self._stream(open_stream) as lines:
+            async for line in lines:
                 if "error" in line:
                     raise EngineRefused(str(line["error"]))
+                if message := progress.take(line, self._clock.monotonic()):
+                    tell(message)
 
-        async with self._pulls:
-            await self._call(pull)
+    async def api_version(self) -> ApiVersion:
+        """Return the version of the API that we speak with this engine."""
+        major, minor = str(await self._call(lambda client: client.api_version)).split(".")
+        return int(major), int(minor)
+
+    async def stats(self, name: str) -> Measured:
+        """Measure a container."""
+        found = await self._call(lambda client: client.stats(name, stream=False, one_shot=True))
+        return msgspec.convert(found, Measured, strict=False)
 
     @asynccontextmanager
     async def logs(self, name: str, options: Mapping[str, str]) -> AsyncGenerator[AsyncGenerator[bytes]]:

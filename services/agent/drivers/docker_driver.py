@@ -8,7 +8,7 @@ its events are hints to look again. Containers run on when the agent ends; wheth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,7 @@ from services.agent.drivers.api import (
     Option,
     Recovered,
     Rejected,
+    Stats,
     TaskBundle,
     TaskGone,
     Temporary,
@@ -40,14 +41,13 @@ from services.agent.drivers.docker_logs import LogReader
 from services.agent.drivers.docker_spec import (
     OPTIONS,
     TASK_LABEL,
-    Inspected,
     check,
     container_config,
-    exit_of,
+    network_of,
     payload_path,
     port_numbers,
-    port_statuses,
 )
+from services.agent.drivers.docker_state import Inspected, exit_of, port_statuses, stats_of
 from services.agent.drivers.task_files import FileStore, by_number
 from services.kit.errors import AlreadyExists, NotFound
 from services.kit.messages.logs import LogOptions
@@ -145,7 +145,7 @@ class DockerDriver:
             await asyncio.sleep(LOOK_FOR_ENGINE_S)
         from services.agent.drivers.docker import Engine  # noqa: PLC0415 - see above
 
-        self._engine = Engine(context.docker_socket, context.node_id, self._changed)
+        self._engine = Engine(context.docker_socket, context.node_id, self._changed, context.clock)
         await self._engine.follow()
 
     def _fingerprint(self) -> Fingerprint | None:
@@ -179,6 +179,7 @@ class DockerController:
         self._addr = addr
         self._files = files
         self._name = bundle.name
+        self._tell: Callable[[str], None] = _nobody
 
     async def update(self, bundle: TaskBundle) -> None:
         """Take over the bundle; nothing of a running container changes."""
@@ -186,7 +187,7 @@ class DockerController:
 
     async def prepare(self) -> None:
         """Check the spec, fetch the image when it is not here, make the container."""
-        check(self._bundle)
+        check(self._bundle, await self._engine.api_version())
         if await self._ours() is not None:
             raise AlreadyPrepared("prepared before")
         await self._fetch_image()
@@ -237,7 +238,8 @@ class DockerController:
     async def inspect(self) -> Observed:
         """Return id, pid and ports of the container."""
         seen = await self._started()
-        ports = port_statuses(self._bundle, seen)
+        host_network = network_of(self._bundle) == "host"
+        ports = port_statuses(self._bundle.ports, seen, host_network=host_network)
         return Observed(container_id=seen.id, pid=seen.state.pid, ports=ports, address=seen.network.address)
 
     async def wait(self) -> Exit:
@@ -348,6 +350,23 @@ class DockerController:
             raise Failed(str(error)) from error
         return AttachConversation(self._engine, self, seen.id, attached)
 
+    def on_progress(self, tell: Callable[[str], None]) -> None:
+        """Tell this one how the download of the image goes."""
+        self._tell = tell
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the container's main process."""
+        seen = await self._started()
+        try:
+            await self._engine.kill(seen.id, str(number))
+        except AlreadyExists:
+            raise TaskGone("the container has ended") from None
+
+    async def stats(self) -> Stats:
+        """Measure the container."""
+        seen = await self._started()
+        return stats_of(await self._engine.stats(seen.id))
+
     async def _ours(self) -> Inspected | None:
         """Return the task's container; a foreign one of the same name is none."""
         seen = await self._engine.inspect(self._name)
@@ -386,7 +405,7 @@ class DockerController:
         if await self._engine.has_image(image):
             return
         try:
-            await self._engine.pull(image, self._bundle.container.registry_auth)
+            await self._engine.pull(image, self._bundle.container.registry_auth, self._tell)
         except Temporary:
             raise
         except (DriverError, NotFound, ValueError) as error:
@@ -402,6 +421,10 @@ class DockerController:
             raise Rejected(f"cannot write secrets and configs: {error}") from error
         top = self._files.directory(bundle.id)
         return {payload_path(file.payload): top / file.name for file in files}
+
+
+def _nobody(_: str) -> None:
+    """Tell nobody."""
 
 
 def _exists(path: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.agent.drivers.api import Line
-from services.agent.drivers.docker_spec import timestamp
+from services.agent.drivers.docker_state import timestamp
 from services.kit.model.states import LogStream
 
 HEADER_BYTES = 8

@@ -1,4 +1,4 @@
-"""From a task's bundle to what the Docker engine is told, and from what it tells back. Pure; used by the docker driver.
+"""From a task's bundle to what the Docker engine is told. Pure; used by the docker driver.
 
 Every field of the spec is either in one of the sets below or refused by name.
 """
@@ -6,27 +6,23 @@ Every field of the spec is either in one of the sets below or refused by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
-
-import msgspec
 
 from services.agent.core.bundle import Payload, PayloadKind, TaskBundle
 from services.agent.core.fields import unsupported_fields
 from services.agent.core.ports import PortNeed, fill_ports
 from services.agent.core.resources import resource_environment
-from services.agent.drivers.api import Exit, Option, OptionKind, Rejected, Unsupported
+from services.agent.drivers.api import Option, OptionKind, Rejected, Unsupported
+from services.agent.drivers.docker_devices import device_config, is_cdi, read_device, security_options
+from services.agent.drivers.docker_state import port_key
 from services.agent.drivers.options import read_options
-from services.kit.model.objects import PortStatus
-from services.kit.model.specs import ContainerSpec, Mount, TaskSpec
+from services.kit.model.specs import ContainerSpec, Mount, Privileges, TaskSpec
 from services.kit.model.states import MountType
 
 DRIVER = "docker"
 LABEL = "swarmbus."
 NODE_LABEL = f"{LABEL}node.id"
 TASK_LABEL = f"{LABEL}task.id"
-SIGKILL = 9
-NANO = 1_000_000_000
 
 OPTIONS = (
     Option(
@@ -42,142 +38,44 @@ Json = dict[str, object]
 _TASK = frozenset(
     {"driver", "driver_options", "container", "resources", "restart", "placement", "force_update", "log_driver"}
 )
-_NOT_CONTAINER = frozenset({"isolation", "devices"})
-_CONTAINER = frozenset(info for info in ContainerSpec.__struct_fields__ if info not in _NOT_CONTAINER)
+_CONTAINER = frozenset(ContainerSpec.__struct_fields__) - {"isolation"}
+"""Isolation and credential specs are Windows' own."""
 _RESOURCES = frozenset({"limits", "reservations", "swap_bytes", "memory_swappiness"})
-_PRIVILEGES = frozenset({"no_new_privileges"})
+_PRIVILEGES = frozenset(Privileges.__struct_fields__) - {"credential_spec_config"}
 _MOUNTS = {
     MountType.BIND: frozenset(
         {"type", "source", "target", "read_only", "consistency", "propagation", "non_recursive", "create_mountpoint"}
     ),
     MountType.VOLUME: frozenset(
-        {"type", "source", "target", "read_only", "no_copy", "labels", "volume_driver", "volume_driver_options"}
+        {
+            "type",
+            "source",
+            "target",
+            "read_only",
+            "consistency",
+            "no_copy",
+            "labels",
+            "volume_driver",
+            "volume_driver_options",
+            "subpath",
+        }
     ),
-    MountType.TMPFS: frozenset({"type", "target", "read_only", "tmpfs_size_bytes", "tmpfs_mode"}),
+    MountType.TMPFS: frozenset(
+        {"type", "target", "read_only", "consistency", "tmpfs_size_bytes", "tmpfs_mode", "tmpfs_options"}
+    ),
 }
+_SINCE = {"subpath": (1, 45), "tmpfs_options": (1, 46)}
+"""Fields of mounts that only engines from this version of their API on know; older ones drop them in silence."""
+CDI_SINCE = (1, 44)
 
-
-# -- what the engine tells --------------------------------------------------------------------------------------------
-
-
-class Binding(msgspec.Struct, frozen=True):
-    """Where a container's port is bound on the node."""
-
-    ip: str = msgspec.field(default="", name="HostIp")
-    port: str = msgspec.field(default="", name="HostPort")
-
-
-class Health(msgspec.Struct, frozen=True):
-    """What the engine's health check says."""
-
-    status: str = msgspec.field(default="", name="Status")
-
-
-class State(msgspec.Struct, frozen=True):
-    """A container's state."""
-
-    status: str = msgspec.field(default="", name="Status")
-    pid: int = msgspec.field(default=0, name="Pid")
-    exit_code: int = msgspec.field(default=0, name="ExitCode")
-    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
-    error: str = msgspec.field(default="", name="Error")
-    started_at: str = msgspec.field(default="", name="StartedAt")
-    finished_at: str = msgspec.field(default="", name="FinishedAt")
-    health: Health | None = msgspec.field(default=None, name="Health")
-
-
-class Config(msgspec.Struct, frozen=True):
-    """A container's configuration, as far as it is read back."""
-
-    labels: dict[str, str] | None = msgspec.field(default=None, name="Labels")
-    stop_signal: str = msgspec.field(default="", name="StopSignal")
-    tty: bool = msgspec.field(default=False, name="Tty")
-
-
-class Attachment(msgspec.Struct, frozen=True):
-    """A container on a network."""
-
-    address: str = msgspec.field(default="", name="IPAddress")
-
-
-class NetworkSettings(msgspec.Struct, frozen=True):
-    """A container's ports."""
-
-    ports: dict[str, list[Binding] | None] | None = msgspec.field(default=None, name="Ports")
-    networks: dict[str, Attachment] | None = msgspec.field(default=None, name="Networks")
-
-    @property
-    def address(self) -> str:
-        """Return where the container is reached from its node; empty when it has no address of its own."""
-        return next((each.address for _, each in sorted((self.networks or {}).items()) if each.address), "")
-
-
-class Inspected(msgspec.Struct, frozen=True):
-    """A container as the engine knows it."""
-
-    id: str = msgspec.field(name="Id")
-    state: State = msgspec.field(name="State")
-    config: Config = msgspec.field(name="Config")
-    network: NetworkSettings = msgspec.field(name="NetworkSettings")
-
-    @property
-    def started(self) -> bool:
-        """Tell whether it ever ran."""
-        return not self.state.started_at.startswith("0001-") and self.state.status not in {"created", ""}
-
-    @property
-    def ended(self) -> bool:
-        """Tell whether it ran and ended."""
-        return self.state.status in {"exited", "dead"}
-
-    @property
-    def unhealthy(self) -> bool:
-        """Tell whether its health check has given up."""
-        return self.state.health is not None and self.state.health.status == "unhealthy"
-
-    @property
-    def settled(self) -> bool:
-        """Tell whether it serves: healthy, or without a health check."""
-        return self.state.health is None or self.state.health.status in {"healthy", "none", ""}
-
-
-def exit_of(seen: Inspected) -> Exit:
-    """Return how a container ended. The engine gives signals as 128 + n, indistinguishable from an exit code: they stay codes."""
-    state = seen.state
-    finished_at = timestamp(state.finished_at)
-    if state.oom_killed:
-        return Exit(signal=SIGKILL, oom=True, finished_at=finished_at)
-    return Exit(code=state.exit_code, finished_at=finished_at, message=f"task: {state.error}" if state.error else "")
-
-
-def timestamp(text: str) -> float:
-    """Return the seconds since the epoch of the engine's time; 0 for its zero time or nonsense."""
-    try:
-        return max(0.0, datetime.fromisoformat(text).timestamp())
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def port_statuses(bundle: TaskBundle, seen: Inspected) -> tuple[PortStatus, ...]:
-    """Return where the ports of a task are reached on its node."""
-    bound = seen.network.ports or {}
-    network = _network(bundle)
-    found: list[PortStatus] = []
-    for need in bundle.ports:
-        bindings = bound.get(_port_key(need)) or []
-        number = need.target_port if network == "host" else int(bindings[0].port) if bindings else 0
-        if number:
-            found.append(
-                PortStatus(name=need.name, target_port=need.target_port, port=number, protocol=need.protocol.value)
-            )
-    return tuple(found)
+ApiVersion = tuple[int, int]
 
 
 # -- what the engine is told ------------------------------------------------------------------------------------------
 
 
-def check(bundle: TaskBundle) -> None:
-    """Refuse what the engine cannot be given; raises Unsupported and Rejected."""
+def check(bundle: TaskBundle, api: ApiVersion) -> None:
+    """Refuse what an engine with this version of the API cannot be given; raises Unsupported and Rejected."""
     task, container = bundle.spec.task, bundle.container
     fields = [
         *unsupported_fields(task, _TASK, path="task"),
@@ -187,20 +85,26 @@ def check(bundle: TaskBundle) -> None:
     ]
     for index, mount in enumerate(container.mounts):
         path = f"container.mounts.{index}"
-        honoured = _MOUNTS.get(mount.type)
-        fields += [f"{path}.type"] if honoured is None else unsupported_fields(mount, honoured, path=path)
+        known = _MOUNTS.get(mount.type)
+        honoured = (known or frozenset()) - {field for field, since in _SINCE.items() if api < since}
+        fields += [f"{path}.type"] if known is None else unsupported_fields(mount, honoured, path=path)
+    if api < CDI_SINCE and any(is_cdi(device) for device in container.devices):
+        fields.append("container.devices")
     if fields:
         raise Unsupported(DRIVER, tuple(fields))
     if not container.image:
         raise Rejected("the docker driver needs an image")
-    if bundle.ports and _network(bundle) == "none":
+    for device in container.devices:
+        read_device(device)
+    security_options(container.privileges)
+    if bundle.ports and network_of(bundle) == "none":
         raise Rejected("a task without network cannot publish ports")
 
 
 def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]) -> Json:
     """Return the body of the engine's create call. ``files`` maps paths in the container to files to bind there, read-only."""
     container = fill_ports(bundle.container, port_numbers(bundle))
-    ports = {_port_key(need): need for need in bundle.ports}
+    ports = {port_key(need): need for need in bundle.ports}
     config: Json = {
         "Image": container.image,
         "Entrypoint": list(container.command) or None,
@@ -216,7 +120,7 @@ def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]
         "Tty": container.tty,
         "OpenStdin": container.open_stdin,
         "ExposedPorts": {key: {} for key in ports},
-        "HostConfig": _host_config(bundle.spec.task, container, _network(bundle), addr, ports, files),
+        "HostConfig": _host_config(bundle.spec.task, container, network_of(bundle), addr, ports, files),
     }
     if container.stop_signal:
         config["StopSignal"] = container.stop_signal
@@ -268,8 +172,10 @@ def _host_config(
         config["Init"] = container.init
     if container.pids_limit:
         config["PidsLimit"] = container.pids_limit
-    if container.privileges.no_new_privileges:
-        config["SecurityOpt"] = ["no-new-privileges"]
+    if container.privileges != Privileges():
+        config["SecurityOpt"] = security_options(container.privileges)
+    if container.devices:
+        config |= device_config(container.devices)
     if task.log_driver.name:
         config["LogConfig"] = {"Type": task.log_driver.name, "Config": task.log_driver.options}
     return config
@@ -298,6 +204,7 @@ def _mount(mount: Mount) -> Json:
         "ReadOnly": mount.read_only,
         "Consistency": mount.consistency,
     }
+    options: Json
     match mount.type:
         case MountType.BIND:
             config["BindOptions"] = {
@@ -306,12 +213,18 @@ def _mount(mount: Mount) -> Json:
                 "CreateMountpoint": mount.create_mountpoint,
             }
         case MountType.VOLUME:
-            options: Json = {"NoCopy": mount.no_copy, "Labels": mount.labels}
+            options = {"NoCopy": mount.no_copy, "Labels": mount.labels}
+            if mount.subpath:
+                options["Subpath"] = mount.subpath
             if mount.volume_driver:
                 options["DriverConfig"] = {"Name": mount.volume_driver, "Options": mount.volume_driver_options}
             config["VolumeOptions"] = options
         case MountType.TMPFS:
-            config["TmpfsOptions"] = {"SizeBytes": mount.tmpfs_size_bytes, "Mode": mount.tmpfs_mode}
+            options = {"SizeBytes": mount.tmpfs_size_bytes, "Mode": mount.tmpfs_mode}
+            if mount.tmpfs_options:
+                # As for mount(8), name or name=value each; the engine wants lists of one or two.
+                options["Options"] = [entry.split("=", 1) for entry in mount.tmpfs_options.split(",")]
+            config["TmpfsOptions"] = options
         case _:
             raise AssertionError(f"check() lets no {mount.type} mount through")
     return config
@@ -340,12 +253,9 @@ def _extra_host(line: str) -> str:
     return f"{name.split()[0]}:{address}" if name.strip() else line
 
 
-def _network(bundle: TaskBundle) -> str:
+def network_of(bundle: TaskBundle) -> str:
+    """Return the engine's network that a task is on."""
     return str(read_options(DRIVER, OPTIONS, bundle.spec.task.driver_options)["network"])
-
-
-def _port_key(need: PortNeed) -> str:
-    return f"{need.target_port}/{need.protocol.value}"
 
 
 def port_numbers(bundle: TaskBundle) -> dict[str, int]:

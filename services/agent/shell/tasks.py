@@ -26,6 +26,7 @@ from services.agent.drivers.api import (
     Exit,
     Failed,
     Recovered,
+    SupportsProgress,
     TaskGone,
     Temporary,
 )
@@ -344,6 +345,8 @@ class Tasks:
             driver = self._drivers.find(entry.spec.task.driver)
             bundle = self._worker.bundle(entry.task, entry.spec, self._node, partial=partial)
             entry.controller = await driver.controller(bundle, entry.machine.handle)
+            if isinstance(entry.controller, SupportsProgress):
+                entry.controller.on_progress(lambda message: self._step(entry, life.Progress(message)))
         return entry.controller
 
     # -- keeping --

@@ -10,8 +10,11 @@ import pytest
 
 from services.agent.core.bundle import NodeFacts, TaskBundle, make_bundle
 from services.agent.drivers.api import Exit, Rejected, Unsupported
+from services.agent.drivers.docker_devices import security_options
 from services.agent.drivers.docker_logs import LogReader
-from services.agent.drivers.docker_spec import Inspected, check, container_config, exit_of, port_statuses, timestamp
+from services.agent.drivers.docker_pull import PullProgress
+from services.agent.drivers.docker_spec import check, container_config
+from services.agent.drivers.docker_state import Inspected, exit_of, port_statuses, timestamp
 from services.kit.model.objects import PortStatus
 from services.kit.model.specs import (
     ContainerSpec,
@@ -31,6 +34,7 @@ from services.kit.model.specs import (
 from services.kit.model.states import LogStream, MountType, Protocol, PublishMode
 from tests.support.agents import NODE, make_spec, make_task, task_id
 
+OLD, NEW = (1, 41), (1, 46)
 PORTS = EndpointSpec(
     ports=(
         PortConfig(name="web", target_port=80, published_port=8080),
@@ -52,7 +56,7 @@ def bundle_of(
 
 
 def config_of(bundle: TaskBundle, **files: Path) -> Any:
-    check(bundle)
+    check(bundle, NEW)
     return container_config(bundle, addr="10.0.0.1", files=files)
 
 
@@ -145,8 +149,22 @@ def test_mounts_of_each_type() -> None:
     ("container", "task", "fields"),
     [
         (ContainerSpec(isolation="hyperv"), None, ("container.isolation",)),
-        (ContainerSpec(devices=("/dev/fuse",)), None, ("container.devices",)),
-        (ContainerSpec(privileges=Privileges(selinux_user="u")), None, ("container.privileges.selinux_user",)),
+        (ContainerSpec(devices=("acme.com/gpu=0",)), None, ("container.devices",)),
+        (
+            ContainerSpec(privileges=Privileges(credential_spec_config="c")),
+            None,
+            ("container.privileges.credential_spec_config",),
+        ),
+        (
+            ContainerSpec(
+                mounts=(
+                    Mount(type=MountType.VOLUME, target="/v", subpath="s"),
+                    Mount(type=MountType.TMPFS, target="/t", tmpfs_options="noexec"),
+                )
+            ),
+            None,
+            ("container.mounts.0.subpath", "container.mounts.1.tmpfs_options"),
+        ),
         (
             ContainerSpec(mounts=(Mount(type=MountType.NPIPE, target="x"), Mount(target="/y", subpath="z"))),
             None,
@@ -158,17 +176,147 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_its_name(
     container: ContainerSpec, task: TaskSpec | None, fields: tuple[str, ...]
 ) -> None:
     with pytest.raises(Unsupported) as refused:
-        check(bundle_of(container, task))
+        check(bundle_of(container, task), OLD)
     assert refused.value.fields == fields
+
+
+def test_devices_and_gpus_are_asked_for() -> None:
+    devices = (
+        "/dev/fuse",
+        "/dev/sda:/dev/xvda:r",
+        "/dev/null:rw",
+        "acme.com/gpu=0",
+        "gpus=all",
+        "gpus=2",
+        "gpus=device:0,3",
+    )
+    host = config_of(bundle_of(ContainerSpec(devices=devices)))["HostConfig"]
+    assert [tuple(device.values()) for device in host["Devices"]] == [
+        ("/dev/fuse", "/dev/fuse", "rwm"),
+        ("/dev/sda", "/dev/xvda", "r"),
+        ("/dev/null", "/dev/null", "rw"),
+    ]
+    nvidia = {"Driver": "nvidia", "Capabilities": [["gpu"]]}
+    assert host["DeviceRequests"] == [
+        {"Driver": "cdi", "DeviceIDs": ["acme.com/gpu=0"]},
+        {**nvidia, "Count": -1},
+        {**nvidia, "Count": 2},
+        {**nvidia, "DeviceIDs": ["0", "3"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "device", ["fuse", "/dev/x:/dev/y:q", "/a:/b:r:w", "gpus=", "gpus=none", "gpus=0", "gpus=device:"]
+)
+def test_a_device_that_means_nothing_is_rejected(device: str) -> None:
+    with pytest.raises(Rejected, match=r"container\.devices"):
+        check(bundle_of(ContainerSpec(devices=(device,))), NEW)
+
+
+@pytest.mark.parametrize(
+    ("privileges", "options"),
+    [
+        (Privileges(), []),
+        (Privileges(no_new_privileges=True, selinux_disable=True), ["no-new-privileges", "label=disable"]),
+        (Privileges(selinux_user="u", selinux_level="s0:c1"), ["label=user:u", "label=level:s0:c1"]),
+        (
+            Privileges(seccomp_mode="unconfined", apparmor_mode="disabled"),
+            ["seccomp=unconfined", "apparmor=unconfined"],
+        ),
+        (Privileges(seccomp_mode="custom", seccomp_profile='{ "a": 1 }'), ['seccomp={"a": 1}']),
+        (Privileges(apparmor_mode="own-profile"), ["apparmor=own-profile"]),
+    ],
+)
+def test_privileges_become_security_options(privileges: Privileges, options: list[str]) -> None:
+    assert security_options(privileges) == options
+
+
+@pytest.mark.parametrize(
+    "privileges",
+    [
+        Privileges(selinux_disable=True, selinux_role="r"),
+        Privileges(seccomp_mode="custom"),
+        Privileges(seccomp_mode="default", seccomp_profile="{}"),
+        Privileges(seccomp_mode="strict"),
+    ],
+)
+def test_privileges_that_contradict_themselves_are_rejected(privileges: Privileges) -> None:
+    with pytest.raises(Rejected, match=r"container\.privileges"):
+        check(bundle_of(ContainerSpec(privileges=privileges)), NEW)
+
+
+def test_every_field_of_a_container_is_honoured_or_refused_by_name() -> None:
+    """A field that is added to the spec must be decided on: what is set and not refused has to change what the engine is told."""
+    plain = bundle_of(ContainerSpec())
+    silent = {
+        "registry_auth": "it goes with the pull",
+        "stop_grace_period_s": "it goes with the stop",
+        "configs": "",
+        "secrets": "",
+    }
+    for info in msgspec.structs.fields(ContainerSpec):
+        if info.name in silent:
+            continue
+        changed = bundle_of(msgspec.structs.replace(ContainerSpec(), **{info.name: SAMPLES[info.name]}))
+        if info.name == "isolation":
+            with pytest.raises(Unsupported):
+                config_of(changed)
+        else:
+            assert config_of(changed) != config_of(plain), f"{info.name} is dropped in silence"
+
+
+SAMPLES: dict[str, object] = {
+    "image": "other:1",
+    "command": ("/x",),
+    "args": ("x",),
+    "env": ("A=b",),
+    "labels": {"a": "b"},
+    "hostname": "h",
+    "dir": "/d",
+    "user": "u",
+    "groups": ("g",),
+    "init": True,
+    "tty": True,
+    "open_stdin": True,
+    "read_only": True,
+    "stop_signal": "INT",
+    "mounts": (Mount(type=MountType.TMPFS, target="/t"),),
+    "health_check": HealthCheck(test=("CMD", "x")),
+    "privileges": Privileges(no_new_privileges=True),
+    "capability_add": ("X",),
+    "capability_drop": ("X",),
+    "isolation": "hyperv",
+    "sysctls": {"a": "b"},
+    "ulimits": (Ulimit(name="core", soft=1, hard=1),),
+    "oom_score_adj": 1,
+    "pids_limit": 1,
+    "hosts": ("1.1.1.1 a",),
+    "nameservers": ("1.1.1.1",),
+    "dns_search": ("a",),
+    "dns_options": ("a",),
+    "devices": ("/dev/null",),
+}
+
+
+def test_progress_of_a_download_is_told_once_in_a_second() -> None:
+    progress = PullProgress("app:1")
+    assert progress.take({"status": "Pulling from library/app", "id": "1"}, 0.0) == ""
+    assert progress.take({"status": "Pulling fs layer", "id": "a"}, 0.0) == "pulling app:1: 0 of 1 layers"
+    downloading = {"status": "Downloading", "id": "a", "progressDetail": {"current": 1_500_000, "total": 3_000_000}}
+    assert progress.take(downloading, 0.5) == ""
+    assert progress.take({"status": "Already exists", "id": "b"}, 1.0) == "pulling app:1: 1 of 2 layers, 1.5 of 3.0 MB"
+    assert progress.take({"status": "Download complete", "id": "a"}, 1.5) == ""
+    assert progress.take({"status": "Pull complete", "id": "a"}, 2.0) == "pulling app:1: 2 of 2 layers, 3.0 of 3.0 MB"
+    assert progress.take({"status": "Digest: sha256:0"}, 9.0) == ""
 
 
 def test_a_task_without_image_or_with_ports_but_no_network_is_rejected() -> None:
     spec = make_spec(task=TaskSpec(driver="docker"))
     with pytest.raises(Rejected, match="needs an image"):
-        check(make_bundle(make_task(), spec, NodeFacts(id=NODE, hostname="h", platform=Platform())))
+        check(make_bundle(make_task(), spec, NodeFacts(id=NODE, hostname="h", platform=Platform())), NEW)
     task = TaskSpec(driver="docker", driver_options={"network": "none"})
     with pytest.raises(Rejected, match="without network"):
-        check(bundle_of(ContainerSpec(), task, PORTS))
+        check(bundle_of(ContainerSpec(), task, PORTS), NEW)
 
 
 def test_generic_resources_are_told_by_environment() -> None:
@@ -210,12 +358,14 @@ def test_ports_are_reported_where_they_were_bound() -> None:
     seen = msgspec.structs.replace(
         inspected(Status="running"), network=msgspec.convert({"Ports": bound}, type(inspected().network))
     )
-    assert port_statuses(bundle_of(ContainerSpec(), None, PORTS), seen) == (
+    assert port_statuses(bundle_of(ContainerSpec(), None, PORTS).ports, seen, host_network=False) == (
         PortStatus(name="web", target_port=80, port=32768),
         PortStatus(name="dns", target_port=53, port=5353, protocol="udp"),
     )
     host = TaskSpec(driver="docker", driver_options={"network": "host"})
-    assert [p.port for p in port_statuses(bundle_of(ContainerSpec(), host, PORTS), inspected())] == [80, 53]
+    assert [
+        p.port for p in port_statuses(bundle_of(ContainerSpec(), None, PORTS).ports, inspected(), host_network=True)
+    ] == [80, 53]
 
 
 def frame(stream: int, text: bytes, second: int = 1) -> bytes:
