@@ -16,6 +16,8 @@ class AgentSettings(ProcessSettings, frozen=True, kw_only=True):
     """Where the Docker engine listens."""
     generic_resources: tuple[str, ...] = ()
     """``KIND=AMOUNT`` or ``KIND=name`` each, as a JSON list; for example ``["GPU=gpu0", "GPU=gpu1", "SSD=2"]``."""
+    resource_devices: tuple[str, ...] = ()
+    """Devices that a container gets with a generic resource: ``KIND/name=DEVICE`` or ``KIND=DEVICE`` each, as a JSON list."""
     nano_cpus: int = 0
     """Processor share to offer; 0 means the machine's."""
     memory_bytes: int = 0

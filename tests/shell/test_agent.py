@@ -10,12 +10,13 @@ from services.kit.errors import Unavailable
 from services.kit.messages.logs import LogOptions, LogRequest
 from services.kit.messages.session import Assignments, SessionMessage
 from services.kit.model.ids import NodeId, SecretId, SubscriptionId
-from services.kit.model.objects import ManagerPeer, Secret
+from services.kit.model.objects import ManagerPeer, Secret, TaskStatus
 from services.kit.model.specs import (
     Annotations,
     ContainerSpec,
     EndpointSpec,
     FileTarget,
+    GenericResource,
     HealthCheck,
     PortConfig,
     SecretReference,
@@ -193,6 +194,25 @@ def test_a_check_that_means_nothing_rejects_the_task(tmp_path: Path) -> None:
             container = ContainerSpec(health_check=HealthCheck(test=("PING",)))
             dispatcher.assign(make_task(), specs=(make_spec(container=container),))
             assert "health check" in (await dispatcher.saw(ONE, TaskState.REJECTED)).error
+
+    run_async(scenario())
+
+
+def test_a_dealt_resource_is_waited_for_until_its_last_holder_has_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with one_agent(tmp_path, generic_resources=("GPU=a",)) as (_, dispatcher):
+            dealt = (GenericResource(kind="GPU", names=("a",)),)
+            first, second = (msgspec.structs.replace(make_task(n), generic=dealt) for n in (1, 2))
+            dispatcher.assign(first, specs=(make_spec(),))
+            await dispatcher.saw(ONE, TaskState.RUNNING)
+            dispatcher.assign(second)
+            await eventually(
+                lambda: "still in the hands" in dispatcher.history.get(task_id(2), [TaskStatus()])[-1].error
+            )
+            dispatcher.assign(msgspec.structs.replace(first, desired_state=TaskState.SHUTDOWN))
+            running = await dispatcher.saw(task_id(2), TaskState.RUNNING)
+            assert running.timestamp >= dispatcher.status(ONE).timestamp
+            assert running.error == ""
 
     run_async(scenario())
 

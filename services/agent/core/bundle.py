@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.agent.core.ports import PortNeed, port_needs
+from services.agent.core.resources import DeviceMap, dealt_devices
 from services.agent.core.templates import PayloadScope, Scope, expand, render_payload
 from services.kit.model.ids import NodeId, TaskId
 from services.kit.model.objects import Config, Secret, SpecVersion, Task
@@ -19,6 +20,8 @@ class NodeFacts:
     id: NodeId
     hostname: str
     platform: Platform
+    devices: DeviceMap = field(default_factory=dict)
+    """Which devices go with which generic resources of this node."""
 
 
 class PayloadKind(StrEnum):
@@ -54,6 +57,9 @@ class TaskBundle:
     ports: tuple[PortNeed, ...] = ()
     payloads: tuple[Payload, ...] = field(default=(), repr=False)
     """The secrets and configs that the task sees as files, with their templates filled in, except port marks: see ``core.ports.fill_marks``."""
+
+    devices: tuple[str, ...] = ()
+    """Devices that come with the generic resources the task was dealt, in the form of ``container.devices``."""
 
     @property
     def id(self) -> TaskId:
@@ -96,6 +102,7 @@ def make_bundle(
         name=name,
         node=node,
         ports=port_needs(spec),
+        devices=dealt_devices(task.generic, node.devices),
         payloads=_payloads(container, scope, secrets, configs),
     )
 

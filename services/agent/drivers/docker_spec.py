@@ -88,13 +88,13 @@ def check(bundle: TaskBundle, api: ApiVersion) -> None:
         known = _MOUNTS.get(mount.type)
         honoured = (known or frozenset()) - {field for field, since in _SINCE.items() if api < since}
         fields += [f"{path}.type"] if known is None else unsupported_fields(mount, honoured, path=path)
-    if api < CDI_SINCE and any(is_cdi(device) for device in container.devices):
+    if api < CDI_SINCE and any(is_cdi(device) for device in (*container.devices, *bundle.devices)):
         fields.append("container.devices")
     if fields:
         raise Unsupported(DRIVER, tuple(fields))
     if not container.image:
         raise Rejected("the docker driver needs an image")
-    for device in container.devices:
+    for device in (*container.devices, *bundle.devices):
         read_device(device)
     security_options(container.privileges)
     if bundle.ports and network_of(bundle) == "none":
@@ -104,6 +104,7 @@ def check(bundle: TaskBundle, api: ApiVersion) -> None:
 def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]) -> Json:
     """Return the body of the engine's create call. ``files`` maps paths in the container to files to bind there, read-only."""
     container = fill_ports(bundle.container, port_numbers(bundle))
+    devices = (*container.devices, *(device for device in bundle.devices if device not in container.devices))
     ports = {port_key(need): need for need in bundle.ports}
     config: Json = {
         "Image": container.image,
@@ -120,7 +121,7 @@ def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]
         "Tty": container.tty,
         "OpenStdin": container.open_stdin,
         "ExposedPorts": {key: {} for key in ports},
-        "HostConfig": _host_config(bundle.spec.task, container, network_of(bundle), addr, ports, files),
+        "HostConfig": _host_config(bundle.spec.task, container, devices, network_of(bundle), addr, ports, files),
     }
     if container.stop_signal:
         config["StopSignal"] = container.stop_signal
@@ -141,6 +142,7 @@ def payload_path(payload: Payload) -> str:
 def _host_config(
     task: TaskSpec,
     container: ContainerSpec,
+    devices: tuple[str, ...],
     network: str,
     addr: str,
     ports: Mapping[str, PortNeed],
@@ -174,8 +176,8 @@ def _host_config(
         config["PidsLimit"] = container.pids_limit
     if container.privileges != Privileges():
         config["SecurityOpt"] = security_options(container.privileges)
-    if container.devices:
-        config |= device_config(container.devices)
+    if devices:
+        config |= device_config(devices)
     if task.log_driver.name:
         config["LogConfig"] = {"Type": task.log_driver.name, "Config": task.log_driver.options}
     return config

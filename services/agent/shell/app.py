@@ -7,6 +7,7 @@ import asyncio
 from services.agent.config import AgentSettings
 from services.agent.core.bundle import NodeFacts
 from services.agent.core.describe import describe_node, parse_generic, platform_of
+from services.agent.core.resources import parse_devices
 from services.agent.drivers.api import DriverContext
 from services.agent.shell.database import TaskDatabase
 from services.agent.shell.drivers import Drivers
@@ -115,7 +116,12 @@ class AgentApp(ReadyLater):
 
     def _node_facts(self) -> NodeFacts:
         machine = read_machine(self._settings)
-        return NodeFacts(id=self._runtime.node.facts.node_id, hostname=machine.hostname, platform=platform_of(machine))
+        return NodeFacts(
+            id=self._runtime.node.facts.node_id,
+            hostname=machine.hostname,
+            platform=platform_of(machine),
+            devices=parse_devices(self._settings.resource_devices),
+        )
 
     def _address(self) -> str:
         """Return the host under which other nodes reach this one, empty when the dispatcher must see for itself."""

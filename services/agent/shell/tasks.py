@@ -15,6 +15,7 @@ from services.agent.core import worker as work
 from services.agent.core.bundle import NodeFacts
 from services.agent.core.now import Now
 from services.agent.core.outcome import Handle
+from services.agent.core.resources import holder
 from services.agent.core.task import TaskMachine, Verb
 from services.agent.core.templates import TemplateError
 from services.agent.core.worker import MissingDependency, Worker
@@ -311,6 +312,7 @@ class Tasks:
                 await controller.prepare()
                 return life.Prepared()
             case Verb.START:
+                self._claim(entry)
                 return await self._start(controller, container)
             case Verb.READY:
                 await self._health.served(controller, container)
@@ -324,6 +326,16 @@ class Tasks:
                 await controller.remove()
                 await controller.close()
                 return life.Removed()
+
+    def _claim(self, entry: _Entry) -> None:
+        """Make sure that nobody still has what the task was dealt; raises Temporary."""
+        started = (
+            (other.task.id, other.task.generic)
+            for other in self._entries.values()
+            if other is not entry and TaskState.STARTING <= other.machine.status.state <= TaskState.RUNNING
+        )
+        if (held := holder(entry.task.generic, started)) is not None:
+            raise Temporary(f"{held[0]} is still in the hands of task {held[1]}")
 
     async def _start(self, controller: Controller, container: ContainerSpec) -> life.Started:
         try:

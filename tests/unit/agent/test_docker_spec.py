@@ -362,7 +362,6 @@ def test_ports_are_reported_where_they_were_bound() -> None:
         PortStatus(name="web", target_port=80, port=32768),
         PortStatus(name="dns", target_port=53, port=5353, protocol="udp"),
     )
-    host = TaskSpec(driver="docker", driver_options={"network": "host"})
     assert [
         p.port for p in port_statuses(bundle_of(ContainerSpec(), None, PORTS).ports, inspected(), host_network=True)
     ] == [80, 53]
