@@ -32,11 +32,11 @@ class Posting:
         return self._bits if self._rows is None else bits_of(self._rows)
 
     def fill(self, rows: list[int]) -> None:
-        """Be the posting of these rows."""
+        """Be the posting of these rows; the list is kept."""
         if len(rows) > _SPARSE_MAX:
             self._bits, self._rows = bits_of(rows), None
         else:
-            self._rows = list(rows)
+            self._rows = rows
 
     def add(self, row: int) -> None:
         """Take a row in."""
@@ -69,7 +69,7 @@ class Postings:
 
     def __init__(self) -> None:
         self._by_value: dict[str, dict[str, Posting]] = {}
-        self._spellings: dict[tuple[str, str], dict[str, None]] = {}
+        self._spellings: dict[tuple[str, str], tuple[str, ...]] = {}
         """How the values that are equal whatever their case are written."""
 
     def add(self, key: str, value: str, row: int) -> None:
@@ -85,7 +85,8 @@ class Postings:
         posting = values.get(value)
         if posting is None:
             posting = values[value] = Posting()
-            self._spellings.setdefault((key, value.lower()), {})[value] = None
+            folded = (key, value.lower())
+            self._spellings[folded] = (*self._spellings.get(folded, ()), value)
         return posting
 
     def discard(self, key: str, value: str, row: int) -> None:
@@ -97,10 +98,12 @@ class Postings:
         del values[value]
         if not values:
             del self._by_value[key]
-        spellings = self._spellings[key, value.lower()]
-        del spellings[value]
-        if not spellings:
-            del self._spellings[key, value.lower()]
+        folded = (key, value.lower())
+        left = tuple(spelling for spelling in self._spellings[folded] if spelling != value)
+        if left:
+            self._spellings[folded] = left
+        else:
+            del self._spellings[folded]
 
     def equal(self, key: str, value: str) -> Bits:
         """Return the rows whose value is this one, whatever its case."""
