@@ -411,3 +411,17 @@ def test_every_task_is_replaced_whatever_the_settings(parallelism: int, delay_s:
     swarm.pass_time(300)
     assert state_of(swarm) is UpdateState.COMPLETED
     assert swarm.images(swarm.running()) == ["v2"] * 5
+
+
+@pytest.mark.parametrize("order", [UpdateOrder.STOP_FIRST, UpdateOrder.START_FIRST])
+def test_a_service_that_is_scaled_while_it_is_updated_rolls_no_more_slots_at_a_time(order: UpdateOrder) -> None:
+    swarm = swarm_with(4)
+    swarm.set_image("web", "v2", UpdateConfig(parallelism=2, order=order))
+    swarm.settle(agents=False)
+    assert swarm.images(swarm.tasks()).count("v2") == 2
+    swarm.scale("web", 5)
+    swarm.settle(agents=False)
+    rolling = [task for task in swarm.tasks() if swarm.images([task]) == ["v2"] and task.slot <= 4]
+    assert len(rolling) == 2
+    swarm.settle()
+    assert swarm.images(swarm.running()) == ["v2"] * 5
