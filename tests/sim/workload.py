@@ -1,0 +1,310 @@
+"""Users: they create, change, scale and remove services, drain nodes, and read and write registers; what they are told is kept.
+
+A register is a label of a service without tasks, written with the version that was read: the histories of registers are judged for
+linearizability. A run's users are as lively as its seed says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from services.client.client import Client
+from services.client.line import ControlLine
+from services.kit.bus.memory import MemoryBus
+from services.kit.errors import Conflict, DeadlineExceeded, SwarmError, Unavailable
+from services.kit.messages import control
+from services.kit.model.ids import ServiceId
+from services.kit.model.specs import (
+    Annotations,
+    ContainerSpec,
+    EndpointSpec,
+    Global,
+    OrchestrationConfig,
+    PortConfig,
+    RaftConfig,
+    Replicated,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
+from services.kit.model.states import Availability, FailureAction, RestartCondition, UpdateOrder
+from services.kit.runtime.ids import SeededIds
+from tests.support.linearizability import FOREVER, Kind, Operation
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+    from tests.sim.world import World
+
+REGISTERS = 2
+SERVICES_MAX = 6
+CALL_TIMEOUT_S = 6.0
+CPU = 1_000_000_000
+VALUE = "value"
+FLAKY = "flaky"
+"""Label of services whose tasks may end by themselves: nobody waits for them to converge."""
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """What a user was told that it is done, by service name."""
+
+    created: dict[str, ServiceId] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
+    maybe_removed: set[str] = field(default_factory=set)
+
+
+class Workload:
+    """All users of a run."""
+
+    def __init__(self, world: World, *, users: int) -> None:
+        self._world = world
+        self._rng = random.Random(f"{world.seed}/users")
+        self._pause_s = self._rng.choice((0.1, 0.4, 1.0))
+        self._users = users
+        self._names = 0
+        self._values = 0
+        self._services: dict[str, ServiceId] = {}
+        self.acknowledged = Acknowledged()
+        self.history: list[Operation] = []
+        self.done: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
+        self._ids = SeededIds(random.Random(f"{world.seed}/users/ids").getrandbits(48))
+
+    # -- life
+
+    async def prepare(self) -> None:
+        """Make the registers and set the cluster up, before anything goes wrong."""
+        async with self._client(self._world.managers[0]) as client:
+            for number in range(REGISTERS):
+                await client.services.create(_register(number, 0))
+            interval = self._rng.choice((20, 60, 10_000))
+            raft = RaftConfig(snapshot_interval=interval, log_entries_for_slow_followers=self._rng.choice((0, 5, 500)))
+            orchestration = OrchestrationConfig(task_history_retention_limit=self._rng.choice((1, 5)))
+            await client.clusters.update("default", lambda spec: replace(spec, raft=raft, orchestration=orchestration))
+
+    async def run(self) -> None:
+        """Let every user act until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._users):
+                group.create_task(self._user(number), name=f"user {number}")
+
+    async def _user(self, number: int) -> None:
+        rng = random.Random(f"{self._world.seed}/user {number}")
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / self._pause_s))
+            name, act = rng.choices(ACTS, weights=[weight for _, _, weight in ACTS])[0][:2]
+            node = rng.choice(self._world.managers)
+            try:
+                await act(self, rng, node)
+                self.done[name] = self.done.get(name, 0) + 1
+            except SwarmError as error:
+                self.failed[name] = self.failed.get(name, 0) + 1
+                self._world.trace.note(f"user {number}", f"{name} at {node.name}: {type(error).__name__}: {error}")
+
+    def _client(self, node: SimNode) -> Client:
+        bus = MemoryBus(self._world.network, host=node.name, process="user")
+        return Client(self._socket(node), timeout_s=CALL_TIMEOUT_S, bus=bus, clock=node.clock, ids=self._ids)
+
+    def _line(self, node: SimNode) -> ControlLine:
+        bus = MemoryBus(self._world.network, host=node.name, process="user")
+        return ControlLine(bus, self._socket(node), timeout_s=CALL_TIMEOUT_S, clock=node.clock, ids=self._ids)
+
+    def _socket(self, node: SimNode) -> str:
+        return str(node.directory / "control.sock")
+
+    # -- what users do
+
+    async def create(self, rng: random.Random, node: SimNode) -> None:
+        """Create a service."""
+        if len(self._services) >= SERVICES_MAX:
+            await self.remove(rng, node)
+            return
+        self._names += 1
+        name = f"s{self._names}"
+        spec = _service(name, rng)
+        self._services[name] = ServiceId("")
+        try:
+            async with self._client(node) as client:
+                service = await client.services.create(spec)
+        except (Unavailable, DeadlineExceeded):
+            raise
+        except SwarmError:
+            self._services.pop(name, None)
+            raise
+        self._services[name] = service.id
+        self.acknowledged.created[name] = service.id
+        self._world.trace.note("user", f"created {name} {service.id}")
+
+    async def scale(self, rng: random.Random, node: SimNode) -> None:
+        """Change the number of a service's tasks."""
+        name = self._some_service(rng)
+        if name:
+            async with self._client(node) as client:
+                await client.services.scale(name, rng.randint(0, 6))
+
+    async def update(self, rng: random.Random, node: SimNode) -> None:
+        """Roll a new template out."""
+        name = self._some_service(rng)
+        if name:
+            stamp = rng.randrange(1 << 30)
+
+            def changed(spec: ServiceSpec) -> ServiceSpec:
+                container = replace(spec.task.container, env=(f"STAMP={stamp}",))
+                return replace(spec, task=replace(spec.task, container=container))
+
+            async with self._client(node) as client:
+                await client.services.update(name, changed)
+
+    async def rollback(self, rng: random.Random, node: SimNode) -> None:
+        """Go back to the template before."""
+        name = self._some_service(rng)
+        if name:
+            async with self._client(node) as client:
+                await client.services.rollback(name)
+
+    async def remove(self, rng: random.Random, node: SimNode) -> None:
+        """Remove a service."""
+        name = self._some_service(rng)
+        if name:
+            self.acknowledged.maybe_removed.add(name)
+            async with self._client(node) as client:
+                await client.services.remove(name)
+            self._services.pop(name, None)
+            self.acknowledged.removed.add(name)
+            self._world.trace.note("user", f"removed {name}")
+
+    async def look(self, rng: random.Random, node: SimNode) -> None:
+        """Look at everything."""
+        async with self._client(node) as client:
+            await client.nodes.list()
+            await client.services.list(stale=rng.random() < 0.5)
+
+    async def drain(self, rng: random.Random, node: SimNode) -> None:
+        """Take a worker's tasks elsewhere, or let it take some again."""
+        worker = rng.choice(self._world.workers or self._world.managers)
+        availability = rng.choice((Availability.DRAIN, Availability.PAUSE, Availability.ACTIVE, Availability.ACTIVE))
+        async with self._client(node) as client:
+            await client.nodes.set_availability(worker.node_id, availability)
+
+    async def read(self, rng: random.Random, node: SimNode) -> None:
+        """Read a register."""
+        key = f"register{rng.randrange(REGISTERS)}"
+        line = self._line(node)
+        called = self._world.loop.time()
+        try:
+            service = await _get(line, key)
+        finally:
+            await line.close()
+        self._record(key, Kind.READ, called, value=_value(service.spec))
+
+    async def write(self, rng: random.Random, node: SimNode) -> None:
+        """Read a register and write it with the version that was read."""
+        key = f"register{rng.randrange(REGISTERS)}"
+        line = self._line(node)
+        called = self._world.loop.time()
+        try:
+            service = await _get(line, key)
+            seen = _value(service.spec)
+            self._record(key, Kind.READ, called, value=seen)
+            await asyncio.sleep(rng.choice((0.0, 0.0, 0.3)))
+            self._values += 1
+            value = self._values
+            request = control.UpdateServiceRequest(
+                service_id=service.id, version=service.meta.version, spec=_register(int(key[-1]), value)
+            )
+            called = self._world.loop.time()
+            try:
+                await line.call(control.UPDATE_SERVICE, request)
+            except Conflict:
+                return
+            except SwarmError as error:
+                if error.details.maybe_executed or isinstance(error, DeadlineExceeded):
+                    self._record(key, Kind.CAS, called, value=value, expected=seen, known=False)
+                raise
+            except asyncio.CancelledError:
+                self._record(key, Kind.CAS, called, value=value, expected=seen, known=False)
+                raise
+            self._record(key, Kind.CAS, called, value=value, expected=seen)
+        finally:
+            await line.close()
+
+    def _record(
+        self, key: str, kind: Kind, called: float, *, value: int, expected: int | None = None, known: bool = True
+    ) -> None:
+        returned = self._world.loop.time() if known else FOREVER
+        self.history.append(
+            Operation(key=key, kind=kind, called=called, returned=returned, value=value, expected=expected)
+        )
+
+    def _some_service(self, rng: random.Random) -> str:
+        return rng.choice(sorted(self._services)) if self._services else ""
+
+
+Act = Callable[[Workload, random.Random, "SimNode"], Awaitable[None]]
+ACTS: tuple[tuple[str, Act, float], ...] = (
+    ("create", Workload.create, 2.0),
+    ("scale", Workload.scale, 2.0),
+    ("update", Workload.update, 2.0),
+    ("rollback", Workload.rollback, 0.3),
+    ("remove", Workload.remove, 0.8),
+    ("drain", Workload.drain, 0.7),
+    ("look", Workload.look, 0.7),
+    ("read", Workload.read, 2.0),
+    ("write", Workload.write, 3.0),
+)
+
+
+async def _get(line: ControlLine, ref: str) -> control.Service:
+    return (await line.call(control.GET_SERVICE, control.GetRequest(ref=ref))).service
+
+
+def _register(number: int, value: int) -> ServiceSpec:
+    return ServiceSpec(
+        annotations=Annotations(name=f"register{number}", labels={VALUE: str(value)}),
+        mode=Replicated(replicas=0),
+        task=TaskSpec(driver="fake"),
+    )
+
+
+def _value(spec: ServiceSpec) -> int:
+    return int(spec.annotations.labels[VALUE])
+
+
+def _service(name: str, rng: random.Random) -> ServiceSpec:
+    flaky = rng.random() < 0.25
+    options = {"start_delay": str(rng.choice((0, 0.1, 1))), "stop_delay": str(rng.choice((0, 0.2, 2)))}
+    if flaky:
+        options |= {"run_for": str(rng.choice((0.5, 3, 8))), "exit_code": str(rng.choice((0, 1)))}
+    reservations = Resources(nano_cpus=rng.choice((0, 0, CPU // 2, CPU)), memory_bytes=rng.choice((0, 256 << 20)))
+    update = UpdateConfig(
+        parallelism=rng.choice((1, 2, 0)),
+        delay_s=rng.choice((0.0, 0.5)),
+        monitor_s=rng.choice((0.5, 2.0)),
+        order=rng.choice((UpdateOrder.STOP_FIRST, UpdateOrder.START_FIRST)),
+        failure_action=rng.choice((FailureAction.PAUSE, FailureAction.CONTINUE, FailureAction.ROLLBACK)),
+    )
+    published = rng.choice((0, 8000 + rng.randrange(3)))
+    ports = (PortConfig(target_port=80, published_port=published),) if rng.random() < 0.5 else ()
+    return ServiceSpec(
+        annotations=Annotations(name=name, labels={FLAKY: "yes"} if flaky else {}),
+        mode=Global() if rng.random() < 0.15 else Replicated(replicas=rng.randint(0, 5)),
+        task=TaskSpec(
+            driver="fake",
+            driver_options=options,
+            container=ContainerSpec(stop_grace_period_s=rng.choice((0.5, 5.0))),
+            resources=ResourceRequirements(reservations=reservations),
+            restart=RestartPolicy(condition=RestartCondition.ANY, delay_s=rng.choice((0.0, 0.5, 2.0))),
+        ),
+        update=update,
+        rollback=update,
+        endpoint=EndpointSpec(ports=ports),
+    )
