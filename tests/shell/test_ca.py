@@ -11,6 +11,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.ca.config import CaSettings
 from services.ca.shell.app import CaApp
@@ -297,5 +300,36 @@ def test_a_follower_names_the_leader(tmp_path: Path) -> None:
             assert caught.value.details.leader_addr == "10.0.0.2:4242"
             ca.store.follow_leader(None)
             await eventually(lambda: ca.store.status.ready)
+
+    run_async(scene())
+
+
+def test_a_node_gets_a_second_certificate_for_tls_until_it_is_removed(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with desk(tmp_path) as house:
+            cluster = await house.found()
+            key = new_key()
+            joined = await house.issue(cluster.root_ca.join_tokens.worker, key)
+            private = ec.generate_private_key(ec.SECP256R1())
+            public = private.public_key().public_bytes(
+                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            caller = Caller(node_id=joined.node_id, role="swarm-worker", public_key=key.public)
+            request = identity.IssueTlsRequest(public_key=public)
+            issued = await house.connection.call(identity.ISSUE_TLS, request, meta=Meta(caller=caller))
+            certificate = x509.load_pem_x509_certificate(issued.certificate)
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(cluster.root_ca.ca_cert))
+            assert certificate.public_key() == private.public_key()
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            assert names.get_values_for_type(x509.DNSName) == [joined.node_id]
+            assert issued.not_after - SystemClock().wall() <= 24 * 3600
+
+            with pytest.raises(InvalidArgument, match="P-256"):
+                await house.connection.call(
+                    identity.ISSUE_TLS, identity.IssueTlsRequest(public_key=b"no key"), meta=Meta(caller=caller)
+                )
+            stranger = Caller(node_id="nobody", role="swarm-worker", public_key=new_key().public)
+            with pytest.raises(NotFound):
+                await house.connection.call(identity.ISSUE_TLS, request, meta=Meta(caller=stranger))
 
     run_async(scene())

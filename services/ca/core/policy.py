@@ -15,6 +15,7 @@ from services.kit.state.view import View
 
 CERTIFICATE_VALIDITY_MIN_S = 3600.0
 PUBLIC_KEY_BYTES = 32
+TLS_VALIDITY_S = 24 * 3600.0
 
 
 def role_of_token(cluster: Cluster, token: str) -> Role:
@@ -61,3 +62,8 @@ def certificate_validity_s(spec: ClusterSpec) -> float:
     """Return how long new certificates live; a time below an hour counts as a mistake and gives the default."""
     asked_s = spec.ca.node_cert_expiry_s
     return asked_s if asked_s >= CERTIFICATE_VALIDITY_MIN_S else CaConfig().node_cert_expiry_s
+
+
+def tls_validity_s(spec: ClusterSpec) -> float:
+    """Return how long a certificate for TLS between gateways lives: a day, or as long as the node's when that is shorter."""
+    return min(TLS_VALIDITY_S, certificate_validity_s(spec))

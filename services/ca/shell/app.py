@@ -61,6 +61,7 @@ class CaApp:
         table.on_call(identity.BOOTSTRAP, self._bootstrap)
         table.on_call(identity.ISSUE, self._issue)
         table.on_call(identity.RENEW, self._renew)
+        table.on_call(identity.ISSUE_TLS, self._issue_tls)
         table.on_call(identity.UNLOCK_KEY, self._unlock_key)
         self._listener = await self._runtime.bus.listen_local(self._settings.socket("ca"), table)
 
@@ -140,6 +141,24 @@ class CaApp:
         self._log.info("certificate renewed", renewed=node.id, role=node.role.value)
         return _issued(cluster.id, cluster.root_ca.ca_cert, node.id, node.role, signed.certificate)
 
+    async def _issue_tls(self, context: Context, request: identity.IssueTlsRequest) -> identity.IssuedTls:
+        """Certify a node's key for TLS between gateways. Short-lived and not recorded: a removed node gets no next one."""
+        async with self._issuance() as cluster:
+            node = policy.renewing_node(await self._ledger.fresh_view(), context.caller.node_id)
+            policy.certified_key(cluster, context.caller.public_key)
+            signed = self._signer_of(cluster).sign_tls(
+                public_key=request.public_key,
+                node_id=node.id,
+                cluster_id=cluster.id,
+                role=node.role,
+                validity_s=policy.tls_validity_s(cluster.spec),
+                now=self._runtime.clock.wall(),
+            )
+        self._log.debug("certificate for TLS", certified=node.id)
+        return identity.IssuedTls(
+            certificate=signed.certificate, roots=cluster.root_ca.ca_cert, not_after=signed.not_after
+        )
+
     async def _unlock_key(self, context: Context, request: identity.UnlockKeyRequest) -> identity.UnlockKeyReply:
         """Tell a manager the key that seals its state."""
         cluster = policy.existing_cluster(await self._ledger.fresh_view())
@@ -158,10 +177,7 @@ class CaApp:
             raise DeadlineExceeded("the certificate was not issued in time") from None
 
     def _sign(self, cluster: Cluster, node_id: NodeId, role: Role, public_key: bytes) -> Signed:
-        root = Root(certificate=cluster.root_ca.ca_cert, key=cluster.root_ca.ca_key)
-        if self._signer is None or self._signer.root != root:
-            self._signer = self._make_signer(root)
-        return self._signer.sign(
+        return self._signer_of(cluster).sign(
             public_key=public_key,
             node_id=node_id,
             cluster_id=cluster.id,
@@ -169,6 +185,13 @@ class CaApp:
             validity_s=policy.certificate_validity_s(cluster.spec),
             now=self._runtime.clock.wall(),
         )
+
+    def _signer_of(self, cluster: Cluster) -> Signs:
+        """Return the signer under the cluster's root of now."""
+        root = Root(certificate=cluster.root_ca.ca_cert, key=cluster.root_ca.ca_key)
+        if self._signer is None or self._signer.root != root:
+            self._signer = self._make_signer(root)
+        return self._signer
 
 
 def _answer_again(cluster: Cluster, node: Node, role: Role) -> identity.Issued:

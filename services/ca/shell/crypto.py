@@ -1,7 +1,7 @@
 """Making and signing certificates: the only place of the product that holds a root key and signs with it.
 
 Root: ECDSA P-256, self-signed, CN ``swarm-ca``. Nodes: the X25519 key that speaks CURVE, CN = node id, OU = role, O = cluster id,
-for key agreement only (RFC 8410). Dates go back an hour, so that a peer whose clock is late accepts them.
+for key agreement only (RFC 8410); for TLS between gateways each has a second certificate, for a P-256 key. Dates go back an hour, so that a peer whose clock is late accepts them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from services.ca.core.issuance import Root, Signed
-from services.kit.errors import DataLoss
+from services.kit.errors import DataLoss, InvalidArgument, Problem
 from services.kit.messages.method import MANAGER, WORKER
 from services.kit.model.ids import ClusterId, NodeId
 from services.kit.model.states import Role
@@ -60,6 +61,11 @@ class Signs(Protocol):
     ) -> Signed:
         """Certify a node's 32-byte key."""
 
+    def sign_tls(
+        self, *, public_key: bytes, node_id: NodeId, cluster_id: ClusterId, role: Role, validity_s: float, now: float
+    ) -> Signed:
+        """Certify a node's P-256 key for TLS between gateways; raises InvalidArgument when it is no such key."""
+
 
 class Signer:
     """Signs node certificates under one root."""
@@ -79,20 +85,48 @@ class Signer:
         self, *, public_key: bytes, node_id: NodeId, cluster_id: ClusterId, role: Role, validity_s: float, now: float
     ) -> Signed:
         """Certify a node's 32-byte key; the certificate never outlives the root."""
-        unit = ROLE_UNITS[role]
-        names = (node_id, unit, ROOT_NAME) if role is Role.MANAGER else (node_id, unit)
+        names = (node_id, ROLE_UNITS[role], ROOT_NAME) if role is Role.MANAGER else (node_id, ROLE_UNITS[role])
+        key = x25519.X25519PublicKey.from_public_bytes(public_key)
+        usage = _usage(sign_certificates=False)
+        certificate, ends = self._certify(key, usage, names, (node_id, role, cluster_id), validity_s, now)
+        return Signed(
+            node_id=node_id, role=role, public_key=public_key, certificate=certificate, not_after=ends.timestamp()
+        )
+
+    def sign_tls(
+        self, *, public_key: bytes, node_id: NodeId, cluster_id: ClusterId, role: Role, validity_s: float, now: float
+    ) -> Signed:
+        """Certify a node's P-256 key for TLS between gateways; raises InvalidArgument when it is no such key."""
+        key = _load_tls_key(public_key)
+        usage = _usage(sign_certificates=False, sign_handshakes=True)
+        certificate, ends = self._certify(key, usage, (node_id,), (node_id, role, cluster_id), validity_s, now)
+        return Signed(
+            node_id=node_id, role=role, public_key=public_key, certificate=certificate, not_after=ends.timestamp()
+        )
+
+    def _certify(
+        self,
+        key: x25519.X25519PublicKey | ec.EllipticCurvePublicKey,
+        usage: x509.KeyUsage,
+        names: tuple[str, ...],
+        subject: tuple[NodeId, Role, ClusterId],
+        validity_s: float,
+        now: float,
+    ) -> tuple[bytes, datetime]:
+        """Return a certificate, PEM, and when it ends: never after the root."""
+        node_id, role, cluster_id = subject
         root_ends = self._certificate.not_valid_after_utc
         ends = min(_moment(now + validity_s), root_ends)
         certificate = (
             x509.CertificateBuilder()
-            .subject_name(_subject(node_id, unit, cluster_id))
+            .subject_name(_subject(node_id, ROLE_UNITS[role], cluster_id))
             .issuer_name(self._certificate.subject)
-            .public_key(x25519.X25519PublicKey.from_public_bytes(public_key))
+            .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(_moment(now - BACK_DATED_S))
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(sign_certificates=False), critical=True)
+            .add_extension(usage, critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
@@ -101,13 +135,7 @@ class Signer:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return Signed(
-            node_id=node_id,
-            role=role,
-            public_key=public_key,
-            certificate=certificate.public_bytes(serialization.Encoding.PEM),
-            not_after=ends.timestamp(),
-        )
+        return certificate.public_bytes(serialization.Encoding.PEM), ends
 
 
 def _subject(node_id: NodeId, unit: str, cluster_id: ClusterId) -> x509.Name:
@@ -120,13 +148,13 @@ def _subject(node_id: NodeId, unit: str, cluster_id: ClusterId) -> x509.Name:
     )
 
 
-def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+def _usage(*, sign_certificates: bool, sign_handshakes: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=False,
+        digital_signature=sign_handshakes,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
-        key_agreement=not sign_certificates,
+        key_agreement=not sign_certificates and not sign_handshakes,
         key_cert_sign=sign_certificates,
         crl_sign=sign_certificates,
         encipher_only=False,
@@ -141,6 +169,17 @@ def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
         raise DataLoss(f"the root key cannot be read: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise DataLoss("the root key is not an elliptic curve key")
+    return key
+
+
+def _load_tls_key(der: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        key = serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        problem = Problem(path="public_key", reason="is not an ECDSA P-256 key", value=f"{len(der)} bytes")
+        raise InvalidArgument.of((problem,))
     return key
 
 

@@ -65,6 +65,34 @@ RENEW = Call(
 )
 
 
+class IssueTlsRequest(Value, frozen=True, kw_only=True):
+    """A node asks for a second certificate, for TLS between gateways: its own key can only agree on keys, as CURVE does."""
+
+    public_key: bytes
+    """ECDSA P-256, DER SubjectPublicKeyInfo; the private key never leaves the node."""
+
+
+class IssuedTls(Value, frozen=True, kw_only=True):
+    """A certificate with the node's names and role, for an ordinary TLS client and server."""
+
+    certificate: bytes
+    """PEM."""
+    roots: bytes
+    """PEM bundle."""
+    not_after: float
+
+
+ISSUE_TLS = Call(
+    name="identity.issue_tls",
+    request=IssueTlsRequest,
+    reply=IssuedTls,
+    owner=Owner.CA,
+    roles=NODES,
+    leader=True,
+    idempotent=True,
+)
+
+
 class UnlockKeyRequest(Value, frozen=True, kw_only=True):
     """A manager asks for the key that seals its state."""
 
@@ -85,4 +113,4 @@ UNLOCK_KEY = Call(
     idempotent=True,
 )
 
-METHODS = (BOOTSTRAP, ISSUE, RENEW, UNLOCK_KEY)
+METHODS = (BOOTSTRAP, ISSUE, RENEW, ISSUE_TLS, UNLOCK_KEY)
