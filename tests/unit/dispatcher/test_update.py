@@ -414,11 +414,19 @@ def test_every_task_is_replaced_whatever_the_settings(parallelism: int, delay_s:
 
 
 @pytest.mark.parametrize("order", [UpdateOrder.STOP_FIRST, UpdateOrder.START_FIRST])
-def test_a_service_that_is_scaled_while_it_is_updated_rolls_no_more_slots_at_a_time(order: UpdateOrder) -> None:
-    swarm = swarm_with(4)
+@pytest.mark.parametrize("history", [0, 5])
+def test_a_service_that_is_scaled_while_it_is_updated_rolls_no_more_slots_at_a_time(
+    order: UpdateOrder, history: int
+) -> None:
+    swarm = Swarm(2, history=history)
+    swarm.create_service(replicas=4)
+    swarm.settle()
     swarm.set_image("web", "v2", UpdateConfig(parallelism=2, order=order))
     swarm.settle(agents=False)
     assert swarm.images(swarm.tasks()).count("v2") == 2
+    for old in swarm.tasks(where=lambda task: task.desired_state is TaskState.SHUTDOWN):
+        swarm.end_task(old, TaskState.SHUTDOWN)
+    swarm.settle(agents=False)
     swarm.scale("web", 5)
     swarm.settle(agents=False)
     rolling = [task for task in swarm.tasks() if swarm.images([task]) == ["v2"] and task.slot <= 4]

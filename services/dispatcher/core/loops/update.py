@@ -170,8 +170,8 @@ class Update:
         if good:
             best = max(good, key=lambda task: (task.status.state, task.desired_state))
             if best.status.state < TaskState.RUNNING:
-                # Also when the service was changed anew meanwhile: the slot is between two versions all the same.
-                progress.under_way += best in mine or any(task.spec_version != best.spec_version for task in tasks)
+                # Also when the service was changed anew meanwhile, and whatever is left of the task before.
+                progress.under_way += 1
                 if old and best in mine and best.status.state < TaskState.ASSIGNED:
                     progress.unplaced.append(old)
             else:
