@@ -119,6 +119,22 @@ def big_node(name: str) -> Op:
     return create(Node(id=NodeId(name), remote_addr="x" * 3000))
 
 
+def test_a_joiner_is_counted_only_when_it_knows_whom_to_answer(tmp_path: Path) -> None:
+    """Else the death of its leader leaves a vote that cannot be given: nobody it knows asks for it."""
+
+    async def scenario(homes: Homes) -> None:
+        await homes.grow("a", "b")
+        leader, joiner = await homes.leader(), homes.add("c")
+        await joiner.start()
+        assert leader.app is not None
+        assert joiner.app is not None
+        while "c" not in leader.app._member.member_ids:
+            await leader.app._driver.turned.wait()
+        assert joiner.app._member.log.membership.latest.ids >= {"a", "b"}
+
+    run_homes(tmp_path, scenario)
+
+
 def test_a_follower_names_the_leader(tmp_path: Path) -> None:
     async def scenario(homes: Homes) -> None:
         await homes.grow("a", "b")

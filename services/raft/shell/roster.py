@@ -16,7 +16,7 @@ from services.raft.shell.driver import Driver
 from services.raft.shell.links import Links
 
 CAUGHT_UP_ENTRIES = 64
-"""A joiner this close to the leader is counted; the rest arrives while the change is committed."""
+"""A joiner this close to the leader is counted, if it knows the members; the rest arrives while the change is committed."""
 
 
 class Roster:
@@ -85,7 +85,7 @@ class Roster:
         self._follow()
         try:
             async with asyncio.timeout(self._join_timeout_s):
-                while self._member.lag(record.node_id) > CAUGHT_UP_ENTRIES or not self._member.linked(record.node_id):
+                while not self._may_count(record.node_id):
                     await self._driver.turned.wait()
                     self._must_lead()
             await self._change(ChangeKind.ADD, record)
@@ -97,6 +97,12 @@ class Roster:
         finally:
             self._member.drop_observer(record.node_id)
             self._follow()
+
+    def _may_count(self, joiner: NodeId) -> bool:
+        """Tell whether a joiner can do what a member must: follow soon, and answer every other member that asks for its vote."""
+        member = self._member
+        knows_members = member.consensus.match_index(joiner) >= member.log.membership.last_index
+        return member.linked(joiner) and knows_members and member.lag(joiner) <= CAUGHT_UP_ENTRIES
 
     async def _change(self, kind: ChangeKind, record: MemberRecord) -> None:
         """Commit one change; waits for the change before it, and for the leader to be ready."""
