@@ -26,6 +26,8 @@ from services.raft.shell.log import Log
 PINNED = "0.3.17"
 MESSAGE_BYTES = 2 << 20
 """Entries of one append are gathered up to this (one entry may overshoot); above the largest command, so that none is ever split."""
+TELL_COMMIT_S = 0.005
+"""A new commit index waits this long, at most until the tick after it, for entries to travel with."""
 METHODS = (
     "_SyncObj__connectedToAnyone",
     "_SyncObj__doApplyCommand",
@@ -71,6 +73,9 @@ class Owner(Protocol):
     def linked(self, node_id: NodeId) -> bool:
         """Tell whether the link to a peer works."""
 
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
 
 class LibraryMismatch(AssertionError):
     """Another pysyncobj than the one this layer was made for."""
@@ -96,6 +101,7 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
         self._no_snapshots = _NoSnapshots()
         self._commands: list[bytes] = []
         self._commit_sent = 0
+        self._commit_due: float | None = None
 
         def transport(_library: SyncObj, self_node: Node, others: Iterable[Node]) -> Transport:
             self.transport = _Transport(self, self_node, others, owner)
@@ -103,6 +109,7 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
 
         others = [Node(other) for other in sorted(members) if other != me]
         super().__init__(Node(me), others, _configuration(timing), nodeClass=Node, transportClass=transport)
+        self._poller = _NoPoller()
         self._check_overrides()
 
     # -- what the library is made to use instead of its own
@@ -130,7 +137,7 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
         """Do nothing: the member applies what is committed itself."""
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802
-        """Append what the owner put in line and send it once; also send when the commit index has moved."""
+        """Append what the owner put in line and send it once; a commit index that has moved goes along, or alone a little later."""
         if not self._isLeader():
             return
         commands, self._commands = self._commands, []
@@ -138,9 +145,19 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
             self._log.append(Entry(command, self._log.entries.last + 1, self.raftCurrentTerm))
         if commands:
             self.follow_members()
-        if commands or self.raftCommitIndex != self._commit_sent:
+        if commands or self._must_tell_commit():
             self._commit_sent = self.raftCommitIndex
+            self._commit_due = None
             self._SyncObj__sendAppendEntries()
+
+    def _must_tell_commit(self) -> bool:
+        """Tell whether followers have waited long enough for the commit index; under load it travels with the next entries."""
+        if self.raftCommitIndex == self._commit_sent:
+            return False
+        now = self._owner.now()
+        if self._commit_due is None:
+            self._commit_due = now + TELL_COMMIT_S
+        return now >= self._commit_due
 
     # -- what the member calls
 
@@ -212,6 +229,10 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
         """Go on behind an installed snapshot."""
         self._SyncObj__raftLastApplied = index
         self._SyncObj__raftCommitIndex = max(index, self.raftCommitIndex)
+
+    def tell_commit_soon(self) -> None:
+        """Have the next tick tell the commit index: somebody waits for it at a follower."""
+        self._commit_due = 0.0
 
     def campaign_soon(self) -> None:
         """Let the election timer run out now."""
@@ -290,6 +311,13 @@ class _Journal(Journal):  # type: ignore[misc]
 
     def getVotedForNodeId(self) -> str | None:  # noqa: N802
         return self._log.vote
+
+
+class _NoPoller:
+    """The library's poller, switched off: it has no sockets."""
+
+    def poll(self, _timeout: float) -> None:
+        """Do nothing."""
 
 
 class _NoSnapshots:

@@ -206,6 +206,10 @@ class Member(Seat):
         """Tell whether the link to a peer works."""
         return node_id in self._linked_at
 
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return self.clock.monotonic()
+
     def send(self, node_id: NodeId, message: dict[str, Any]) -> bool:
         """Take a message of the library for a peer."""
         match message["type"]:

@@ -78,6 +78,7 @@ class Reading:
     def _asked(self, sender: NodeId, ask: int) -> None:
         def answer(index: int | None) -> None:
             self._seat.send_now(sender, messages.ReadAnswer(ask, index or 0))
+            self._seat.consensus.tell_commit_soon()
 
         if self._seat.leads:
             self._index.ask(answer)
