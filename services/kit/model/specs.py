@@ -464,6 +464,16 @@ class CaConfig(Value, frozen=True, kw_only=True):
     force_rotate: int = 0
 
 
+class SchedulingConfig(Value, frozen=True, kw_only=True):
+    """Settings of the scheduler, beyond SwarmKit."""
+
+    evictions_max: int = 0
+    """Most tasks that may be on their way out at one time to make room for more important ones; 0 means none ever."""
+    cpu_overcommit: float = 1.0
+    """How much processor time may be reserved on a node, as a multiple of what it has."""
+    memory_overcommit: float = 1.0
+
+
 class ClusterSpec(Value, frozen=True, kw_only=True):
     """The swarm's own settings."""
 
@@ -474,3 +484,4 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     ca: CaConfig = CaConfig()
     log_driver: DriverConfig = DriverConfig()
     auto_lock_managers: bool = False
+    scheduling: SchedulingConfig = SchedulingConfig()

@@ -53,6 +53,7 @@ REPLICAS_MAX = 1_000_000
 CERT_EXPIRY_MIN_S = 3600.0
 HEALTH_INTERVAL_MIN_S = 0.001
 HEARTBEAT_PERIOD_MIN_S = 0.1
+OVERCOMMIT_MAX = 100
 """Beyond SwarmKit, which takes zero and then never hears of anybody in time."""
 _SHOWN_MAX = 80
 
@@ -127,6 +128,11 @@ def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
         "agents beat this often; 5 is the default",
     )
     problems.at_least("orchestration.ghost_nodes_after_s", spec.orchestration.ghost_nodes_after_s, 0, "0 means never")
+    scheduling = spec.scheduling
+    problems.at_least("scheduling.evictions_max", scheduling.evictions_max, 0, "0 means that no task is ever ended")
+    for field, factor in (("cpu", scheduling.cpu_overcommit), ("memory", scheduling.memory_overcommit)):
+        if not 0 < factor <= OVERCOMMIT_MAX:
+            problems.add(f"scheduling.{field}_overcommit", f"must be more than 0 and at most {OVERCOMMIT_MAX}", factor)
     problems.at_least("raft.snapshot_interval", spec.raft.snapshot_interval, 1)
     problems.at_least("raft.keep_old_snapshots", spec.raft.keep_old_snapshots, 0)
     problems.at_least("raft.log_entries_for_slow_followers", spec.raft.log_entries_for_slow_followers, 0)
@@ -346,6 +352,8 @@ def _placement(problems: Problems, path: str, placement: Placement) -> None:
             hint = "spread over node.labels.NAME or engine.labels.NAME"
             problems.add(f"{path}.preferences[{index}].descriptor", "is not a label", preference.descriptor, hint)
     problems.at_least(f"{path}.max_replicas", placement.max_replicas, 0, "0 means without limit")
+    for name in sorted(set(placement.affinity) & set(placement.anti_affinity)):
+        problems.add(f"{path}.affinity", "names a service that anti_affinity names as well", name)
 
 
 def _constraint(problems: Problems, where: str, text: str) -> None:

@@ -10,13 +10,22 @@ import pytest
 from services.dispatcher.core.scheduling.passes import ALL, TURN, WORK_MAX
 from services.dispatcher.core.scheduling.scheduler import Scheduler
 from services.dispatcher.core.specs import template_of
+from services.dispatcher.core.tasks import is_wanted
 from services.kit.model.ids import NodeId, ServiceId, TaskId
 from services.kit.model.objects import Service, Task, TaskStatus
-from services.kit.model.specs import Annotations, NodeSpec, Placement, ResourceRequirements, Resources, TaskSpec
+from services.kit.model.specs import (
+    Annotations,
+    NodeSpec,
+    Placement,
+    ResourceRequirements,
+    Resources,
+    SchedulingConfig,
+    TaskSpec,
+)
 from services.kit.model.states import NodeState, PlacementStrategy, TaskState
 from services.kit.state.state import Event
 from services.kit.state.tables import Table
-from services.kit.state.transaction import Action, create
+from services.kit.state.transaction import Action, create, update
 from tests.support import fleets
 from tests.support.convergence import Swarm, a_node, a_service_spec
 
@@ -148,6 +157,79 @@ def test_a_lost_node_that_returns_still_holds_what_its_tasks_hold() -> None:
     swarm.set_node_state("n1", NodeState.READY)
     swarm.settle()
     assert errors(swarm, "next") == {"no suitable node (insufficient resources on 1 node)"}
+
+
+def allow_evictions(swarm: Swarm, most: int) -> None:
+    cluster = swarm.state.cluster
+    assert cluster is not None
+    spec = _replace(cluster.spec, scheduling=SchedulingConfig(evictions_max=most))
+    swarm.write(update(_replace(cluster, spec=spec)))
+
+
+def test_less_important_tasks_make_room_when_the_cluster_allows_it_and_wait_their_turn() -> None:
+    swarm = Swarm(2)
+    allow_evictions(swarm, 10)
+    swarm.create_service(a_service_spec("low", replicas=4, task=template(memory_bytes=8 * GIB)))
+    swarm.settle()
+    swarm.create_service(a_service_spec("high", replicas=1, task=template(memory_bytes=12 * GIB, priority=1)))
+    swarm.pass_time(10)
+    assert len(swarm.running("high")) == 1
+    assert len(swarm.running("low")) == 2
+    waiting = swarm.tasks("low", where=lambda task: task.status.state is TaskState.PENDING)
+    assert len(waiting) == 2
+    swarm.remove_service("high")
+    swarm.pass_time(10)
+    assert len(swarm.running("low")) == 4
+
+
+def test_nobody_is_ended_without_leave_or_beyond_the_budget() -> None:
+    swarm = Swarm(4)
+    swarm.create_service(a_service_spec("low", replicas=8, task=template(memory_bytes=8 * GIB)))
+    swarm.settle()
+    swarm.create_service(a_service_spec("high", replicas=8, task=template(memory_bytes=8 * GIB, priority=1)))
+    swarm.settle()
+    assert len(swarm.running("low")) == 8
+    swarm.obedient.clear()
+    allow_evictions(swarm, 3)
+    swarm.settle()
+    told = swarm.tasks("low", where=lambda task: task.desired_state is TaskState.SHUTDOWN)
+    assert len(told) == 3
+
+
+def test_a_room_in_the_making_is_not_taken_by_those_that_had_to_leave_it() -> None:
+    swarm = Swarm(1)
+    allow_evictions(swarm, 10)
+    swarm.create_service(a_service_spec("low", replicas=4, task=template(memory_bytes=4 * GIB)))
+    swarm.settle()
+    swarm.obedient.clear()
+    swarm.create_service(a_service_spec("high", task=template(memory_bytes=16 * GIB, priority=1)))
+    swarm.pass_time(10)
+    for task in swarm.tasks("low", where=lambda task: task.node_id is not None)[:3]:
+        swarm.end_task(task, TaskState.SHUTDOWN)
+        swarm.pass_time(10)
+        assert not swarm.tasks("low", where=lambda task: task.node_id is not None and is_wanted(task))
+    swarm.obedient.update(swarm.state.nodes)
+    swarm.pass_time(10)
+    assert len(swarm.running("high")) == 1
+
+
+def test_a_cluster_may_promise_more_than_its_nodes_have() -> None:
+    swarm = Swarm(1)
+    swarm.create_service(a_service_spec(replicas=4, task=template(memory_bytes=8 * GIB)))
+    swarm.settle()
+    assert len(swarm.running()) == 2
+    cluster = swarm.state.cluster
+    assert cluster is not None
+    spec = _replace(cluster.spec, scheduling=SchedulingConfig(memory_overcommit=1.5))
+    swarm.write(update(_replace(cluster, spec=spec)))
+    swarm.settle()
+    assert len(swarm.running()) == 3
+    swarm.become_leader()
+    swarm.settle()
+    assert len(swarm.running()) == 3
+    swarm.add_node("n2")
+    swarm.settle()
+    assert len(swarm.running()) == 4
 
 
 def scheduler_of(swarm: Swarm) -> Scheduler:

@@ -127,6 +127,7 @@ def test_an_image_must_be_a_reference(image: str, fine: bool) -> None:
         (with_task(restart=RestartPolicy(delay_s=-1)), "task.restart.delay_s"),
         (with_task(restart=RestartPolicy(window_s=-1)), "task.restart.window_s"),
         (with_task(placement=Placement(max_replicas=-1)), "task.placement.max_replicas"),
+        (with_task(placement=Placement(affinity=("a",), anti_affinity=("b", "a"))), "task.placement.affinity"),
         (with_task(placement=Placement(constraints=("node.colour==red",))), "task.placement.constraints[0]"),
         (
             with_task(placement=Placement(preferences=(SpreadPreference(descriptor="zone"),))),

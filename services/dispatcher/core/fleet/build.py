@@ -33,8 +33,9 @@ def build(seed: int, nodes: Sequence[Node]) -> Fleet:
     fleet.known = bits_of(rows)
     fleet.ready = fleet.improved = bits_of(row for row, node in zip(rows, nodes, strict=True) if is_ready(node))
     offers = [node.description.resources for node in nodes]
-    fleet.dimensions[CPU].offer_all(rows, [offer.nano_cpus for offer in offers])
-    fleet.dimensions[MEMORY].offer_all(rows, [offer.memory_bytes for offer in offers])
+    promised = [fleet.promised(offer) for offer in offers]
+    fleet.dimensions[CPU].offer_all(rows, [cpus for cpus, _ in promised])
+    fleet.dimensions[MEMORY].offer_all(rows, [memory_bytes for _, memory_bytes in promised])
     for row, offer in zip(rows, offers, strict=True):
         for resource in offer.generic:
             fleet.stock(row, resource.kind).offer(resource)

@@ -24,6 +24,7 @@ from services.dispatcher.core.fleet.postings import Addresses, Postings
 from services.dispatcher.core.fleet.stocks import Stock
 from services.kit.model.ids import NodeId, ServiceId
 from services.kit.model.objects import Node
+from services.kit.model.specs import Resources
 from services.kit.model.states import Availability, NodeState
 
 _BLOCK = 64
@@ -42,6 +43,8 @@ class Fleet:
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = random.Random(seed)
+        self._overcommit = (1.0, 1.0)
+        """How many times their processors and memory nodes promise."""
         self.size = 0
         """Rows there are, in use or not."""
         self._spare_rows: list[int] = []
@@ -74,8 +77,6 @@ class Fleet:
         self.sought: set[str] = set()
         """Services beside which somebody waits to be: their tasks improve a row."""
         self.failures = Failures()
-        self.epoch = 0
-        """Moves with every change; what was found at one epoch holds as long as it stands still."""
         self.facts_epoch = 0
         """Moves with every change of what nodes are."""
         self.improved: Bits = 0
@@ -111,6 +112,20 @@ class Fleet:
         self.failures.forget_row(row)
         self._retire(row)
 
+    def promise(self, cpu: float, memory: float) -> None:
+        """Let nodes promise a multiple of what they have."""
+        if self._overcommit == (cpu, memory):
+            return
+        self._overcommit = (cpu, memory)
+        for row in rows_of(self.known):
+            self._offer(row, self.nodes[row])
+        self.improved |= self.known
+
+    def promised(self, resources: Resources) -> tuple[int, int]:
+        """Return the processors and memory that may be reserved of these resources."""
+        cpu, memory = self._overcommit
+        return round(resources.nano_cpus * cpu), round(resources.memory_bytes * memory)
+
     def new_rows(self, node_ids: Sequence[NodeId]) -> list[int]:
         """Return rows for the nodes of an index that is empty; the caller fills them in."""
         assert not self.row_of, "only an empty index is filled at once"
@@ -131,7 +146,6 @@ class Fleet:
 
     def occupy(self, group: Group, row: int, tasks: int = 1) -> None:
         """Give tasks their resources and ports."""
-        self.epoch += 1
         self.holders[row] += tasks
         for need in group.needs:
             dimension = self.dimension(need.resource)
@@ -149,7 +163,6 @@ class Fleet:
 
     def count(self, group: Group, row: int, tasks: int = 1) -> None:
         """Count tasks as wanted ones of the row."""
-        self.epoch += 1
         self.totals.move(row, self.totals.at[row] + tasks)
         account = self.account_of(group)
         account.add(row, tasks)
@@ -166,7 +179,6 @@ class Fleet:
 
     def take_one_each(self, group: Group, rows: list[int], bits: Bits, total: int | None, before: int | None) -> None:
         """Occupy and count one task on each of many rows; ``total`` and ``before`` are what they all have, where that is known."""
-        self.epoch += 1
         for row in rows:
             self.holders[row] += 1
         for need in group.needs:
@@ -311,15 +323,15 @@ class Fleet:
         if old_addr != new_addr:
             self.addresses.discard(old_addr, row)
             self.addresses.add(new_addr, row)
-        self.epoch += 1
         if before != after:
             self.facts_epoch += 1
 
     def _offer(self, row: int, node: Node | None) -> None:
         """Change what a row has to give."""
         resources = None if node is None else node.description.resources
-        self.dimensions[CPU].offer(row, 0 if resources is None else resources.nano_cpus)
-        self.dimensions[MEMORY].offer(row, 0 if resources is None else resources.memory_bytes)
+        cpus, memory_bytes = (0, 0) if resources is None else self.promised(resources)
+        self.dimensions[CPU].offer(row, cpus)
+        self.dimensions[MEMORY].offer(row, memory_bytes)
         offered = {} if resources is None else {resource.kind: resource for resource in resources.generic}
         old = self.nodes[row]
         held = () if old is None else [resource.kind for resource in old.description.resources.generic]

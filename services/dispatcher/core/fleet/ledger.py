@@ -12,6 +12,7 @@ from itertools import repeat
 
 import msgspec
 
+from services.dispatcher.core.fleet.bits import ALL, Bits
 from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.group import GENERIC, Group
 from services.dispatcher.core.fleet.match import fits, possible
@@ -78,9 +79,9 @@ class Ledger:
             self.fleet.restock(entry.row, resource.kind)
         return True
 
-    def place(self, group: Group, tasks: Sequence[TaskId], now: float) -> list[Placement]:
+    def place(self, group: Group, tasks: Sequence[TaskId], now: float, within: Bits = ALL) -> list[Placement]:
         """Choose places for tasks and enter them; the list is shorter than the tasks when no further node fits."""
-        planned = plan(self.fleet, group, len(tasks), now)
+        planned = plan(self.fleet, group, len(tasks), now, within)
         placements: list[Placement] = []
         for task, row in zip(tasks, _each(planned.rows.items()), strict=False):
             placements.append(self._enter(task, group, row))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 from services.dispatcher.core.fleet.bands import Bands
-from services.dispatcher.core.fleet.bits import rows_of
+from services.dispatcher.core.fleet.bits import ALL, Bits, rows_of
 from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.group import Group
 from services.dispatcher.core.fleet.match import standing
@@ -47,13 +47,17 @@ Tenants = Callable[[int], Iterable[Tenant]]
 """Returns the tasks of a row that may be ended."""
 
 
-def evictions(fleet: Fleet, bands: Bands, group: Group, wanted: int, tenants: Tenants, budget: int) -> list[Eviction]:
-    """Return up to ``wanted`` evictions on different rows with at most ``budget`` victims in all."""
+def evictions(
+    fleet: Fleet, bands: Bands, group: Group, wanted: int, tenants: Tenants, budget: int, within: Bits = ALL
+) -> list[Eviction]:
+    """Return up to ``wanted`` evictions on different rows of ``within``, with at most ``budget`` victims in all."""
     lower = bands.below(group.priority)
     if not lower or not group.needs or wanted <= 0:
         return []
     ranked = (
-        (rank, row) for row in rows_of(standing(fleet, group)) if (rank := _rank(fleet, bands, group, row, lower))
+        (rank, row)
+        for row in rows_of(standing(fleet, group) & within)
+        if (rank := _rank(fleet, bands, group, row, lower))
     )
     best = nsmallest(max(_LOOKED_AT_MIN, _LOOKED_AT_PER_TASK * wanted), ranked)
     found = [eviction for _, row in best if (eviction := eviction_on(fleet, group, row, tenants(row)))]

@@ -7,7 +7,7 @@ fewest possible rows first, so that who is flexible does not take what others de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import groupby
 
 from services.dispatcher.core.fleet.bits import Bits, rows_of
@@ -73,14 +73,17 @@ class Queue:
                 for group in list(groups.values()):
                     self.ready(group)
 
-    def bands(self) -> Iterator[tuple[int, list[Group]]]:
-        """Yield the ready groups by priority, highest first, within it those with the fewest possible rows first."""
-        ordered = list(self._ready.values())
+    def bands(self, most: int, always: Container[GroupKey]) -> list[list[Group]]:
+        """Return the ready groups by priority, highest first, within it those with the fewest possible rows first.
+
+        No more than the first ``most`` are looked at, and besides them those that have to be.
+        """
+        ordered = sorted(self._ready.values(), key=lambda group: -group.priority)
+        ordered = [*ordered[:most], *(group for group in ordered[most:] if group.key in always)]
         if len(ordered) > 1:
             choice = {group.key: possible(self._fleet, group).bit_count() for group in ordered}
             ordered.sort(key=lambda group: (-group.priority, choice[group.key]))
-        for priority, band in groupby(ordered, key=lambda group: group.priority):
-            yield priority, list(band)
+        return [list(band) for _, band in groupby(ordered, key=lambda group: group.priority)]
 
     def _unblock(self, key: GroupKey) -> None:
         cls = self._class_of.pop(key, None)

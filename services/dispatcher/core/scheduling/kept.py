@@ -8,6 +8,7 @@ from services.dispatcher.core.fleet.ledger import Ledger
 from services.dispatcher.core.fleet.queue import Queue
 from services.dispatcher.core.picture import Picture
 from services.dispatcher.core.scheduling.demand import group_of
+from services.dispatcher.core.scheduling.evictions import Evictions
 from services.dispatcher.core.scheduling.telling import Telling
 from services.dispatcher.core.scheduling.waiting import Waiting
 
@@ -21,6 +22,7 @@ class Kept:
         self.queue = Queue(self.fleet)
         self.waiting = Waiting()
         self.telling = Telling()
+        self.evictions = Evictions()
         self.groups: dict[GroupKey, Group] = {}
         self.made_now: set[GroupKey] = set()
         """Groups with tasks that were made in this pass."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import msgspec
 
+from services.dispatcher.core.fleet.bands import Bands
 from services.dispatcher.core.fleet.group import Group, GroupKey
 from services.dispatcher.core.fleet.ledger import Placement
+from services.dispatcher.core.fleet.preempt import Tenant, evictions
 from services.dispatcher.core.fleet.queue import GroupClass, class_of, is_scarce
 from services.dispatcher.core.fleet.why import NO_SUITABLE_NODE, refusals, tell
 from services.dispatcher.core.picture import Key, Picture, Step
 from services.dispatcher.core.scheduling.kept import Kept
 from services.dispatcher.core.scheduling.waiting import group_key
 from services.dispatcher.core.tasks import PENDING, with_state
+from services.dispatcher.core.tasks import wanted as wanted_state
 from services.kit.model.ids import NodeId, TaskId
 from services.kit.model.objects import Task
 from services.kit.model.states import TaskState
@@ -46,6 +49,9 @@ class Pass:
         self._left = WORK_MAX
         self._texts: dict[GroupClass, str] = {}
         """Why a class found no place in this pass. Nothing is freed within a pass, so it finds none later in it."""
+        self._unplaced: dict[GroupKey, Iterator[Task]] = {}
+        self._short: list[Group] = []
+        """Groups that found no place for all of their tasks."""
         self.steps: list[Step] = []
         self.wakes: dict[Key, float] = {}
 
@@ -81,7 +87,7 @@ class Pass:
 
     def place(self) -> None:
         """Place the ready groups, by priority; when there is not enough for all of a priority, in turns."""
-        for _, band in list(self._kept.queue.bands()):
+        for band in self._kept.queue.bands(WORK_MAX // GROUP_WORK, self._kept.made_now):
             turns = deque(band)
             limit = TURN if len(band) > 1 and self._is_scarce(band) else WORK_MAX
             while turns:
@@ -101,7 +107,8 @@ class Pass:
         """Place up to so many tasks of a group; True when it has more and may get them."""
         cls = class_of(self._kept.fleet, group)
         tasks = [] if cls in self._texts else self._next_tasks(group, limit)
-        placements = self._kept.ledger.place(group, [task.id for task in tasks], self._now) if tasks else []
+        within = ~self._kept.evictions.closed_to(group.priority)
+        placements = self._kept.ledger.place(group, [task.id for task in tasks], self._now, within) if tasks else []
         self._left -= GROUP_WORK + len(placements)
         for task, placement in zip(tasks, placements, strict=False):
             self.steps.append(Step(key=group.key, puts=(_assigned(task, placement, self._now, ASSIGNED),)))
@@ -109,6 +116,7 @@ class Pass:
             self._texts[cls] = tell(refusals(self._kept.fleet, group))
         if cls in self._texts:
             self._kept.queue.block(group)
+            self._short.append(group)
             self._explain(group, self._texts[cls])
             return False
         if len(tasks) < limit:
@@ -117,10 +125,47 @@ class Pass:
         return True
 
     def _next_tasks(self, group: Group, limit: int) -> list[Task]:
-        """Return the next tasks of a group that have no place yet."""
-        placed = self._kept.ledger.entries
-        found = (self._view.tasks.get(task) for task in self._kept.waiting.of(group.key) if task not in placed)
-        return list(islice((task for task in found if task is not None), limit))
+        """Return the next tasks of a group that have no place yet, each once in a pass."""
+        unplaced = self._unplaced.get(group.key)
+        if unplaced is None:
+            unplaced = self._unplaced[group.key] = self._all_unplaced(group)
+        return list(islice(unplaced, limit))
+
+    def _all_unplaced(self, group: Group) -> Iterator[Task]:
+        placed, tasks = self._kept.ledger.entries, self._view.tasks
+        for task_id in self._kept.waiting.of(group.key):
+            if task_id not in placed and (task := tasks.get(task_id)) is not None:
+                yield task
+
+    # -- room for what is more important
+
+    def make_room(self) -> None:
+        """End less important tasks for those that found no place, as far as the cluster allows it."""
+        cluster = self._view.cluster
+        allowed = 0 if cluster is None else cluster.spec.scheduling.evictions_max
+        for group in self._short:
+            budget = allowed - self._kept.evictions.victims
+            if budget <= 0:
+                return
+            self._make_room_for(group, budget)
+
+    def _make_room_for(self, group: Group, budget: int) -> None:
+        fleet, under_way = self._kept.fleet, self._kept.evictions
+        wanted = sum(1 for _ in self._all_unplaced(group)) - under_way.under_way_for(group)
+        if fleet.bands is None:
+            fleet.bands = Bands((entry.row, entry.group) for entry in self._kept.ledger.entries.values())
+        for eviction in evictions(fleet, fleet.bands, group, wanted, self._tenants, budget, within=~under_way.rows()):
+            tasks = [self._view.tasks[tenant.task] for tenant in eviction.victims]
+            under_way.add(group, eviction.row, [task.id for task in tasks])
+            self.steps += (Step(key=group.key, puts=(wanted_state(task, TaskState.SHUTDOWN),)) for task in tasks)
+
+    def _tenants(self, row: int) -> Iterator[Tenant]:
+        """Yield the tasks of a row that may be ended: those that are meant to run."""
+        entries = self._kept.ledger.entries
+        for task_id in self._view.tasks_of_node(self._kept.fleet.node_ids[row]):
+            entry = entries.get(task_id)
+            if entry is not None and entry.counted:
+                yield Tenant(task_id, entry.group)
 
     # -- words for what stays
 
@@ -138,7 +183,7 @@ class Pass:
     def _explain(self, group: Group, reason: str) -> None:
         """Say to those that stay why; what was said to them a moment ago stays for the time being."""
         telling, key = self._kept.telling, group.key
-        changed = [task for task in self._next_tasks(group, 1 << 62) if task.status.error != reason]
+        changed = [task for task in self._all_unplaced(group) if task.status.error != reason]
         if not changed:
             return
         if self._now < telling.due(key):

@@ -12,13 +12,16 @@ from collections.abc import Iterable, Sequence
 
 from services.dispatcher.core.fleet.build import build
 from services.dispatcher.core.fleet.fleet import Fleet
+from services.dispatcher.core.fleet.group import Group
 from services.dispatcher.core.fleet.ledger import Placement
 from services.dispatcher.core.picture import Key, Picture, Plan
 from services.dispatcher.core.scheduling.kept import Kept
 from services.dispatcher.core.scheduling.passes import ALL, TELL, Pass
 from services.dispatcher.core.scheduling.waiting import group_key
+from services.dispatcher.core.tasks import is_wanted
 from services.kit.model.ids import ServiceId, TaskId
-from services.kit.model.objects import Node, SpecVersion, Task
+from services.kit.model.objects import Cluster, Node, SpecVersion, Task
+from services.kit.model.specs import SchedulingConfig
 from services.kit.model.states import TaskState
 from services.kit.state.state import Event
 from services.kit.state.tables import Table
@@ -30,18 +33,21 @@ class Scheduler:
     """Places tasks on the fleet."""
 
     name = "schedule"
-    tables = frozenset({Table.NODE, Table.TASK, Table.SPEC})
+    tables = frozenset({Table.CLUSTER, Table.NODE, Table.TASK, Table.SPEC})
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         """Decides which of equal nodes is chosen."""
+        self._settings = SchedulingConfig()
         self.kept = Kept(Fleet(seed))
 
     # -- what comes in
 
     def begin(self, view: Picture) -> Iterable[Key]:
         """Count what is placed, collect what waits."""
+        self._settings = SchedulingConfig()
         self.kept = Kept(build(self._seed, [view.nodes[node_id] for node_id in sorted(view.nodes)]))
+        self._take_settings(view.cluster)
         for task in sorted(view.tasks.values(), key=lambda task: (task.service_id, task.slot, task.id)):
             self._take_in(view, task)
         return (ALL,)
@@ -55,6 +61,8 @@ class Scheduler:
                 self.kept.fleet.drop(event.object.id)
             case Node():
                 self.kept.fleet.put(event.object)
+            case Cluster():
+                self._take_settings(event.object)
             case SpecVersion():
                 self._notice_spec(event.object, gone=event.new is None)
             case _:
@@ -70,6 +78,15 @@ class Scheduler:
             self.kept.queue.has_blocked or any(True for _ in self.kept.waiting.nodes())
         )
 
+    def _take_settings(self, cluster: Cluster | None) -> None:
+        if cluster is None or cluster.spec.scheduling == self._settings:
+            return
+        self._settings = cluster.spec.scheduling
+        self.kept.fleet.promise(self._settings.cpu_overcommit, self._settings.memory_overcommit)
+        for groups in self.kept.queue.blocked():
+            for group in groups:
+                self.kept.queue.ready(group)
+
     def _notice_spec(self, spec: SpecVersion, *, gone: bool) -> None:
         key = (spec.service_id, spec.version)
         if gone:
@@ -77,6 +94,8 @@ class Scheduler:
             self.kept.fleet.failures.forget_group(key)
 
     def _notice_task(self, view: Picture, event: Event, task: Task) -> None:
+        if event.new is None or task.status.state.terminal:
+            self.kept.evictions.ended(task.id)
         if event.new is None:
             self._forget(task)
             self.kept.ledger.release(task.id)
@@ -129,15 +148,18 @@ class Scheduler:
         work = Pass(self.kept, view, now)
         work.confirm()
         work.place()
+        freed = self.kept.evictions.settle(self._waits)
+        self.kept.fleet.improved |= freed & self.kept.fleet.known
+        work.make_room()
         if TELL in keys:
             work.tell()
         self.kept.made_now.clear()
-        if self.kept.queue.has_ready or self.kept.waiting.has_confirmable:
+        if self._has_work:
             work.wakes[ALL] = now
         return Plan(steps=work.steps, wakes=work.wakes)
 
     def _retry(self, view: Picture, key: Key) -> None:
-        """Take back placements that could not be written, and explanations that are due."""
+        """Take back placements and evictions that could not be written."""
         if isinstance(key, str):
             if key not in {ALL, TELL}:
                 self.kept.ledger.release(TaskId(key))
@@ -147,7 +169,14 @@ class Scheduler:
         if group is not None and self.kept.waiting.count(group.key):
             for task in self.kept.waiting.of(group.key):
                 self.kept.ledger.release(task)
+            for victim in self.kept.evictions.victims_for(group):
+                if victim not in view.tasks or is_wanted(view.tasks[victim]):
+                    self.kept.evictions.ended(victim)
             self.kept.queue.ready(group)
+
+    def _waits(self, group: Group) -> bool:
+        """Tell whether a task of a group has no place."""
+        return any(task not in self.kept.ledger.entries for task in self.kept.waiting.of(group.key))
 
     def _wake(self) -> None:
         """Give a try to what fits on rows that have improved."""
