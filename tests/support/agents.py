@@ -8,6 +8,7 @@ async with one_agent(tmp_path) as (agent, dispatcher):
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,15 +24,26 @@ from services.kit.bus.memory import MemoryBus, MemoryNetwork
 from services.kit.bus.rpc import Table
 from services.kit.errors import InvalidArgument, SwarmError
 from services.kit.lifecycle.app import Runtime
+from services.kit.messages import exec as exec_messages
 from services.kit.messages import logs, session
+from services.kit.messages.exec import Act, ExecInput, ExecOutput, ExecRequest, TerminalSize
 from services.kit.messages.logs import LogLine, LogRequest, PublishLogs
 from services.kit.messages.method import MANAGER, WORKER, Empty
 from services.kit.messages.session import AssignedTask, Assignments, SessionMessage
 from services.kit.messages.supervise import Facts, NodeReport
-from services.kit.model.ids import ClusterId, NodeId, ServiceId, SessionId, SpecVersionId, TaskId, spec_version_id
+from services.kit.model.ids import (
+    ClusterId,
+    ConversationId,
+    NodeId,
+    ServiceId,
+    SessionId,
+    SpecVersionId,
+    TaskId,
+    spec_version_id,
+)
 from services.kit.model.objects import Config, ManagerPeer, Node, NodeDescription, Secret, SpecVersion, Task, TaskStatus
 from services.kit.model.specs import Annotations, ContainerSpec, EndpointSpec, TaskSpec
-from services.kit.model.states import Role, TaskState
+from services.kit.model.states import LogStream, Role, TaskState
 from services.kit.runtime.changes import Changes
 from services.kit.runtime.clock import SystemClock
 from services.kit.runtime.ids import SeededIds
@@ -137,6 +149,11 @@ class ScriptedDispatcher:
         self.hold_logs = asyncio.Event()
         self.hold_logs.set()
         self.assignment_streams = 0
+        self.said: dict[ConversationId, list[ExecOutput]] = {}
+        self.hold_output = asyncio.Event()
+        self.hold_output.set()
+        self._inputs: dict[ConversationId, asyncio.Queue[ExecInput | None]] = {}
+        self._input_numbers = itertools.count(1)
         self._session = SessionId("")
         self._tasks: dict[TaskId, Task] = {}
         self._specs: dict[SpecVersionId, SpecVersion] = {}
@@ -154,6 +171,8 @@ class ScriptedDispatcher:
         table.on_feed(session.ASSIGNMENTS, self._assignments)
         table.on_call(session.UPDATE_STATUS, self._update)
         table.on_call(logs.PUBLISH, self._publish)
+        table.on_feed(exec_messages.SERVE, self._serve_exec)
+        table.on_call(exec_messages.PUBLISH, self._publish_exec)
         return table
 
     # -- what the test says --
@@ -203,6 +222,40 @@ class ScriptedDispatcher:
     def ask_logs(self, request: LogRequest) -> None:
         """Ask for logs."""
         self.say(SessionMessage(session_id=self._session, log_requests=(request,)))
+
+    def go_inside(self, task: TaskId, act: Act) -> ConversationId:
+        """Begin a conversation with a task."""
+        conversation = ConversationId(f"conversation-{len(self.said)}")
+        self.said[conversation] = []
+        self._inputs[conversation] = asyncio.Queue()
+        request = ExecRequest(conversation_id=conversation, task_id=task, act=act)
+        self.say(SessionMessage(session_id=self._session, exec_requests=(request,)))
+        return conversation
+
+    def leave(self, conversation: ConversationId, task: TaskId, act: Act) -> None:
+        """End a conversation as a user does who goes away."""
+        request = ExecRequest(conversation_id=conversation, task_id=task, act=act, closed=True)
+        self.say(SessionMessage(session_id=self._session, exec_requests=(request,)))
+
+    def tell(
+        self, conversation: ConversationId, data: bytes = b"", *, ended: bool = False, size: TerminalSize | None = None
+    ) -> None:
+        """Give a conversation input."""
+        sequence = next(self._input_numbers)
+        self._inputs[conversation].put_nowait(
+            ExecInput(conversation_id=conversation, sequence=sequence, data=data, ended=ended, size=size)
+        )
+
+    def heard(self, conversation: ConversationId, stream: LogStream = LogStream.STDOUT) -> bytes:
+        """Return what a conversation has said on one stream."""
+        pieces = (piece for output in self.said[conversation] for piece in output.pieces)
+        return b"".join(piece.data for piece in pieces if piece.stream is stream)
+
+    async def ended(self, conversation: ConversationId) -> ExecOutput:
+        """Wait for a conversation's end and return its last word."""
+        await eventually(lambda: any(output.done for output in self.said[conversation]))
+        assert self.said[conversation][-1].done, "nothing comes after the end"
+        return self.said[conversation][-1]
 
     def drop_session(self) -> None:
         """End the session stream."""
@@ -282,6 +335,16 @@ class ScriptedDispatcher:
         await self.hold_logs.wait()
         self.publications.append(request)
         self.lines.extend(request.lines)
+        return Empty()
+
+    async def _serve_exec(self, context: Context, request: exec_messages.ServeExec) -> AsyncIterator[ExecInput]:
+        inputs = self._inputs[request.conversation_id]
+        while (item := await inputs.get()) is not None:
+            yield item
+
+    async def _publish_exec(self, context: Context, request: ExecOutput) -> Empty:
+        await self.hold_output.wait()
+        self.said[request.conversation_id].append(request)
         return Empty()
 
 

@@ -1,8 +1,8 @@
 """Keeps the node's session with the leader: carries out what ``core.session`` decides, and moves what the session carries.
 
-One ``_Live`` is one attempt: a connection, the session stream, the assignments stream, the heartbeats, the reports and the log
-subscriptions, owned together and closed together. What it notices comes back to the machine as events; events of an older attempt are
-dropped.
+One ``_Live`` is one attempt: a connection, the session stream, the assignments stream, the heartbeats, the reports, the log
+subscriptions and the conversations with tasks, owned together and closed together. What it notices comes back to the machine as
+events; events of an older attempt are dropped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 
 from services.agent.core import session as talk
 from services.agent.core.session import SessionMachine
+from services.agent.shell.execs import Execs
 from services.agent.shell.logs import Logs
 from services.agent.shell.outbox import Outbox
 from services.agent.shell.tasks import Tasks
@@ -143,6 +144,7 @@ class _Live:
         self._connection: Connection | None = None
         self._assignments: asyncio.Task[None] | None = None
         self._logs: Logs | None = None
+        self._execs: Execs | None = None
         self._owner.spawn("stream", self._guard(partial(self._follow, session_id)))
         self._owner.spawn("watch", self._watch())
 
@@ -204,6 +206,13 @@ class _Live:
                         node_id=session._runtime.node.facts.node_id,
                         owner=self._owner,
                     )
+                    self._execs = Execs(
+                        connection=connection,
+                        tasks=session._tasks,
+                        clock=session._runtime.clock,
+                        node_addr=session._addr,
+                        owner=self._owner,
+                    )
                     self._owner.spawn("reports", self._guard(partial(self._report, registered)))
                     self._post(talk.Registered(registered))
                     session._log.info("session registered", session=registered, manager=connection.peer.node_id)
@@ -220,8 +229,11 @@ class _Live:
                 NodeReport(desired_role=message.node.spec.desired_role, root_bundle=message.root_bundle)
             )
         assert self._logs is not None, "made with the first message"
+        assert self._execs is not None, "made with the first message"
         for request in message.log_requests:
             self._logs.request(request)
+        for exec_request in message.exec_requests:
+            self._execs.request(exec_request)
 
     async def _assign(self, session_id: SessionId) -> None:
         assert self._connection is not None, "a registered session has a connection"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.kit.messages import consensus, control, identity, logs, payloads, routes, session, store, supervise
+from services.kit.messages.exec import METHODS as EXEC_METHODS
 from services.kit.messages.method import Call, Cast, Feed
 
 PROTOCOL = 1
@@ -19,6 +20,7 @@ METHODS: tuple[Call[Any, Any] | Feed[Any, Any] | Cast[Any], ...] = (
     *payloads.METHODS,
     *session.METHODS,
     *logs.METHODS,
+    *EXEC_METHODS,
     *routes.METHODS,
 )
 

@@ -6,6 +6,7 @@ Any failing part ends the whole session and the agent registers again, offering 
 
 from __future__ import annotations
 
+from services.kit.messages.exec import ExecRequest
 from services.kit.messages.logs import LogRequest
 from services.kit.messages.method import NODES, Call, Empty, Feed, Owner
 from services.kit.model.ids import SessionId, TaskId
@@ -33,6 +34,8 @@ class SessionMessage(Value, frozen=True, kw_only=True):
     root_bundle: bytes = b""
     log_requests: tuple[LogRequest, ...] = ()
     """Subscriptions to start or (closed=True) to end."""
+    exec_requests: tuple[ExecRequest, ...] = ()
+    """Conversations to take on or (closed=True) to end."""
 
 
 class Heartbeat(Value, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ ExtensionId = NewType("ExtensionId", str)
 SpecVersionId = NewType("SpecVersionId", str)
 SessionId = NewType("SessionId", str)
 SubscriptionId = NewType("SubscriptionId", str)
+ConversationId = NewType("ConversationId", str)
 
 ENTROPY_BYTES = 17
 LENGTH = 25
