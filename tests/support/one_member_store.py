@@ -13,7 +13,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.runtime.changes import Changes
 from services.kit.state.state import State
-from services.kit.state.transaction import Change, TxResult
+from services.kit.state.transaction import NOBODY, Change, Origin, TxResult
 
 
 class OneMemberStore:
@@ -24,7 +24,7 @@ class OneMemberStore:
         self.node_id = NodeId(node_id)
         self._leader: ManagerPeer | None = None
         self._first = self.state.version
-        self._log: list[tuple[Change, ...]] = []
+        self._log: list[tuple[tuple[Change, ...], Origin]] = []
         self._changes = Changes()
         self._listener: Listener | None = None
 
@@ -69,12 +69,12 @@ class OneMemberStore:
         before = self.state.version
         result, changes = self.state.apply(request.transaction)
         if self.state.version != before:
-            self.record(changes)
+            self.record(changes, request.transaction.origin)
         return result
 
-    def record(self, changes: tuple[Change, ...]) -> None:
+    def record(self, changes: tuple[Change, ...], origin: Origin = NOBODY) -> None:
         """Tell the watchers of a transaction that was applied to ``state``."""
-        self._log.append(changes)
+        self._log.append((changes, origin))
         self._changes.announce()
 
     async def _barrier(self, context: Context, request: store.Barrier) -> store.BarrierReply:
@@ -101,9 +101,9 @@ class OneMemberStore:
             yield store.WatchItem(version=seen, changes=tuple(self.state.full()), reset=True, synced=True)
         while True:
             while seen < self.state.version:
-                changes = self._log[seen - self._first]
+                changes, origin = self._log[seen - self._first]
                 seen += 1
-                yield store.WatchItem(version=seen, changes=changes)
+                yield store.WatchItem(version=seen, changes=changes, origin=origin)
             await self._changes.wait()
 
     def _must_lead(self) -> None:

@@ -24,7 +24,7 @@ class Ledger:
 
     def __init__(self, runtime: Runtime, raft_socket: str) -> None:
         dial = local(runtime.bus, raft_socket)
-        self._store = StoreClient(dial=dial, client_id=runtime.ids.new("client"), clock=runtime.clock)
+        self._store = StoreClient(dial=dial, client_id=runtime.ids.new("client"), clock=runtime.clock, actor="ca")
         self._replica = Replica(dial)
         self._status: RaftStatus | None = None
         self._status_changed = asyncio.Event()

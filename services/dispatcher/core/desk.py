@@ -54,6 +54,8 @@ class Flight:
 
     number: int
     ops: tuple[Op, ...]
+    tags: Sequence[object] = ()
+    """What its writes are for."""
 
 
 @dataclass(slots=True)
@@ -399,7 +401,7 @@ class Desk:
             self._written[place].flight = self._flights
         aloft.missing = len(aloft.places)
         self._aloft[self._flights] = aloft
-        return Flight(number=self._flights, ops=tuple(ops))
+        return Flight(number=self._flights, ops=tuple(ops), tags=aloft.tags)
 
     def _ops_of(self, atom: _Atom) -> Iterator[tuple[list[Op], int]]:
         """Yield the operations of an atom and their size; nothing when it came to nothing."""

@@ -80,6 +80,11 @@ class Planning:
                 self._wake_later((index, key), at)
         return self.desk.pack()
 
+    def cause(self, flight: Flight) -> str:
+        """Return the names of the loops that a transaction is of, in their order."""
+        indexes = {cast("Tag", tag)[0] for tag in flight.tags}
+        return ", ".join(self._loops[index].name for index in sorted(indexes))
+
     @property
     def is_converged(self) -> bool:
         """True when there is nothing to plan and nothing under way (what waits for a time does not count)."""

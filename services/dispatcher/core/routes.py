@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from services.kit.bus.ports import format_address
 from services.kit.messages.routes import Backend, Route, RouteTable
 from services.kit.model.constraints import parse_constraints, satisfies
 from services.kit.model.ids import NodeId, ServiceId
@@ -29,6 +30,8 @@ class RouteBook:
         self._revoked: tuple[bytes, ...] = ()
         self._stale: dict[ServiceId, None] = dict.fromkeys(view.services)
         self._look_at_cluster = True
+        self._mesh_ports: dict[NodeId, int] = {}
+        self._encrypted = _is_encrypted(view)
         self.epoch = 0
         self.refresh(view)
 
@@ -49,6 +52,9 @@ class RouteBook:
             self._notice_node(view, event, thing)
         elif isinstance(thing, Cluster):
             self._look_at_cluster = True
+            if self._encrypted != _is_encrypted(view):
+                self._encrypted = not self._encrypted
+                self._stale |= dict.fromkeys(view.services)
 
     def refresh(self, view: View) -> RouteTable | None:
         """Return what changed since the last call as the next epoch, None when nothing did."""
@@ -57,7 +63,7 @@ class RouteBook:
         removed: dict[str, None] = {}
         for service_id in stale:
             service = view.services.get(service_id)
-            routes = {} if service is None else {_key(route): route for route in _routes_of(view, service)}
+            routes = {} if service is None else {_key(route): route for route in self._routes_of(view, service)}
             removed |= dict.fromkeys(key for key in self._of_service.get(service_id, ()) if key not in routes)
             changed |= {key: route for key, route in routes.items() if self._routes.get(key) != route}
             self._of_service.pop(service_id, None)
@@ -79,6 +85,16 @@ class RouteBook:
         """Return the whole table at the current epoch."""
         return RouteTable(epoch=self.epoch, full=True, routes=tuple(self._routes.values()), revoked=self._revoked)
 
+    def mesh_opened(self, view: View, node: NodeId, port: int) -> None:
+        """A node's gateway takes connections from others at this port; it stays known when the gateway is away for a while."""
+        if self._mesh_ports.get(node) != port:
+            self._mesh_ports[node] = port
+            self._look_at_tasks_of(view, node)
+
+    def _look_at_tasks_of(self, view: View, node: NodeId) -> None:
+        tasks = view.tasks_of_node(node).values()
+        self._stale |= dict.fromkeys(t.service_id for t in tasks if t.service_id in self._of_service)
+
     def carries(self, task: Task) -> bool:
         """Tell whether gateways may send connections to a task."""
         return (
@@ -94,12 +110,51 @@ class RouteBook:
         """A node's address and weights are in the routes of its tasks; which nodes answer on a port may depend on any node."""
         old = event.old if event.new is not None else None
         if not isinstance(old, Node) or (old.status.addr, old.spec) != (node.status.addr, node.spec):
-            tasks = view.tasks_of_node(node.id).values()
-            self._stale |= dict.fromkeys(t.service_id for t in tasks if t.service_id in self._of_service)
+            self._look_at_tasks_of(view, node.id)
         if not isinstance(old, Node) or _constrained_part(old) != _constrained_part(node):
             for service_id, keys in self._of_service.items():
                 if any(key in self._routes and self._routes[key].nodes is not None for key in keys):
                     self._stale[service_id] = None
+
+    def _routes_of(self, view: View, service: Service) -> Iterable[Route]:
+        if service.endpoint is None:
+            return
+        ports = [port for port in service.endpoint.ports if _is_ingress(port)]
+        if not ports:
+            return
+        tasks = [task for task in view.tasks_of_service(service.id).values() if task.status.state is TaskState.RUNNING]
+        tasks.sort(key=lambda task: (task.slot, task.id))
+        for port in ports:
+            yield Route(
+                service_id=service.id,
+                service_name=service.spec.annotations.name,
+                published_port=port.published_port,
+                protocol=port.protocol,
+                ingress=port.ingress,
+                nodes=_nodes(view, port),
+                backends=tuple(self._backends(view, port, tasks)),
+            )
+
+    def _backends(self, view: View, port: PortConfig, tasks: Sequence[Task]) -> Iterable[Backend]:
+        for task in tasks:
+            node = None if task.node_id is None else view.nodes.get(task.node_id)
+            reported = _reported(port, task)
+            if node is None or reported is None:
+                continue
+            yield Backend(
+                task_id=task.id,
+                node_id=node.id,
+                addr=reported.address or node.status.addr,
+                port=reported.port,
+                draining=task.desired_state > TaskState.COMPLETE,
+                is_private=self._encrypted,
+                via=self._via(node),
+                weight=_weight(node, port.ingress.weight_label) if port.ingress.weight_label else 1.0,
+            )
+
+    def _via(self, node: Node) -> str:
+        port = self._mesh_ports.get(node.id, 0)
+        return format_address(node.status.addr, port) if self._encrypted and port and node.status.addr else ""
 
     def _is_held(self, key: str) -> bool:
         """Tell whether another service has taken a port over that this one gave up."""
@@ -116,26 +171,6 @@ class RouteBook:
         return self._revoked if set(self._revoked) - before else ()
 
 
-def _routes_of(view: View, service: Service) -> Iterable[Route]:
-    if service.endpoint is None:
-        return
-    ports = [port for port in service.endpoint.ports if _is_ingress(port)]
-    if not ports:
-        return
-    tasks = [task for task in view.tasks_of_service(service.id).values() if task.status.state is TaskState.RUNNING]
-    tasks.sort(key=lambda task: (task.slot, task.id))
-    for port in ports:
-        yield Route(
-            service_id=service.id,
-            service_name=service.spec.annotations.name,
-            published_port=port.published_port,
-            protocol=port.protocol,
-            ingress=port.ingress,
-            nodes=_nodes(view, port),
-            backends=tuple(_backends(view, port, tasks)),
-        )
-
-
 def _nodes(view: View, port: PortConfig) -> tuple[NodeId, ...] | None:
     """Return the nodes that answer on a port, None when all do."""
     if not port.ingress.nodes:
@@ -149,6 +184,11 @@ def _constrained_part(node: Node) -> object:
     return node.spec, node.role, node.description, node.status.addr
 
 
+def _is_encrypted(view: View) -> bool:
+    """Tell whether gateways reach tasks of other nodes through one another."""
+    return view.cluster is None or view.cluster.spec.ingress.encrypted
+
+
 def _weight(node: Node, label: str) -> float:
     """Return the weight that a node's label gives its tasks; what is no positive number counts as 1."""
     try:
@@ -156,22 +196,6 @@ def _weight(node: Node, label: str) -> float:
     except ValueError:
         return 1.0
     return weight if 0 < weight <= WEIGHT_MAX else 1.0
-
-
-def _backends(view: View, port: PortConfig, tasks: Sequence[Task]) -> Iterable[Backend]:
-    for task in tasks:
-        node = None if task.node_id is None else view.nodes.get(task.node_id)
-        reported = _reported(port, task)
-        if node is None or reported is None:
-            continue
-        yield Backend(
-            task_id=task.id,
-            node_id=node.id,
-            addr=reported.address or node.status.addr,
-            port=reported.port,
-            draining=task.desired_state > TaskState.COMPLETE,
-            weight=_weight(node, port.ingress.weight_label) if port.ingress.weight_label else 1.0,
-        )
 
 
 def _reported(port: PortConfig, task: Task) -> PortStatus | None:

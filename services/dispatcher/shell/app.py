@@ -39,7 +39,9 @@ class DispatcherApp:
         self._log = Log("dispatcher")
         self._tasks = TaskOwner("dispatcher")
         dial = local(runtime.bus, settings.socket("raft"))
-        self._store = StoreClient(dial=dial, client_id=runtime.ids.new("client"), clock=runtime.clock)
+        self._store = StoreClient(
+            dial=dial, client_id=runtime.ids.new("client"), clock=runtime.clock, actor="dispatcher"
+        )
         self._replica = Replica(dial)
         self._replica.listen(self._absorb)
         self._leadership = Leadership(runtime.node.facts.node_id)
@@ -157,7 +159,7 @@ class DispatcherApp:
         return Empty()
 
     async def _watch_routes(self, context: Context, request: routes.WatchRoutes) -> AsyncIterator[routes.RouteTable]:
-        async with aclosing(self._open_term().watch_routes(NodeId(context.caller.node_id))) as tables:
+        async with aclosing(self._open_term().watch_routes(NodeId(context.caller.node_id), request)) as tables:
             async for table in tables:
                 yield table
 

@@ -8,10 +8,11 @@ from typing import Protocol, TypeVar
 from services.dispatcher.core.control import cluster as clusters
 from services.dispatcher.core.control import filters, nodes, refs, services, tasks
 from services.dispatcher.core.control.answers import OTHERS_WERE_FASTER, Answer, refusal
+from services.dispatcher.shell.inquiry import Inquiry
 from services.dispatcher.shell.payloads import Payloads
 from services.dispatcher.shell.reads import Reads
 from services.dispatcher.shell.watches import Watches
-from services.kit.bus.api import Context
+from services.kit.bus.api import Caller, Context
 from services.kit.bus.rpc import Table
 from services.kit.errors import FailedPrecondition
 from services.kit.lifecycle.app import Runtime
@@ -73,6 +74,7 @@ class Control:
         table.on_call(control.REMOVE_TASK, self._remove_task)
         table.on_feed(control.WATCH, self._watch)
         Payloads(self._runtime, self._state, self._readable, self._change).serve(table)
+        Inquiry(self._runtime.clock, self._state, self._readable, self._watches).serve(table)
 
     # -- reading
 
@@ -127,34 +129,36 @@ class Control:
 
     async def _create_service(self, context: Context, request: control.CreateServiceRequest) -> control.ServiceReply:
         fresh_id = ServiceId(self._runtime.ids.new("service"))
-        made = await self._change(lambda: services.create_service(self._state, request, fresh_id, self._now()))
+        made = await self._change(context, lambda: services.create_service(self._state, request, fresh_id, self._now()))
         return control.ServiceReply(service=_as(Service, made))
 
     async def _update_service(self, context: Context, request: control.UpdateServiceRequest) -> control.ServiceReply:
-        made = await self._change(lambda: services.update_service(self._state, request, self._now()))
+        made = await self._change(context, lambda: services.update_service(self._state, request, self._now()))
         return control.ServiceReply(service=_as(Service, made))
 
     async def _remove_service(self, context: Context, request: control.RemoveServiceRequest) -> Empty:
-        await self._change(lambda: services.remove_service(self._state, request))
+        await self._change(context, lambda: services.remove_service(self._state, request))
         return Empty()
 
     async def _update_node(self, context: Context, request: control.UpdateNodeRequest) -> control.NodeReply:
-        made = await self._change(lambda: nodes.update_node(self._state, request, self._leader.raft))
+        made = await self._change(context, lambda: nodes.update_node(self._state, request, self._leader.raft))
         return control.NodeReply(node=nodes.shown_node(_as(Node, made), self._leader.raft))
 
     async def _remove_node(self, context: Context, request: control.RemoveNodeRequest) -> Empty:
-        await self._change(lambda: nodes.remove_node(self._state, request, self._leader.raft, self._now()))
+        await self._change(context, lambda: nodes.remove_node(self._state, request, self._leader.raft, self._now()))
         return Empty()
 
     async def _update_cluster(self, context: Context, request: control.UpdateClusterRequest) -> control.ClusterReply:
-        made = await self._change(lambda: clusters.update_cluster(self._state, request, self._entropy, self._now()))
+        made = await self._change(
+            context, lambda: clusters.update_cluster(self._state, request, self._entropy, self._now())
+        )
         return control.ClusterReply(cluster=clusters.shown_cluster(_as(Cluster, made)))
 
     async def _remove_task(self, context: Context, request: control.RemoveTaskRequest) -> Empty:
-        await self._change(lambda: tasks.remove_task(self._state, request))
+        await self._change(context, lambda: tasks.remove_task(self._state, request))
         return Empty()
 
-    async def _change(self, judge: Callable[[], Answer]) -> Object:
+    async def _change(self, context: Context, judge: Callable[[], Answer]) -> Object:
         """Make the writes that a request comes to and return its object as it is stored then."""
         for _ in range(ATTEMPTS_MAX):
             self._leader.check_leading()
@@ -162,7 +166,9 @@ class Control:
             assert answer.thing is not None
             if not answer.ops:
                 return answer.thing
-            result = await self._store.propose(answer.ops, raise_conflict=False)
+            result = await self._store.propose(
+                answer.ops, raise_conflict=False, actor=actor_of(context.caller), cause=context.method
+            )
             await self._reads.reached(result.version)
             if result.conflict is None:
                 stored = self._state.get(TABLE_OF[type(answer.thing)], answer.thing.id)
@@ -176,6 +182,13 @@ class Control:
 
     def _now(self) -> float:
         return self._runtime.clock.wall()
+
+
+def actor_of(caller: Caller) -> str:
+    """Return who asks, for the stream of events."""
+    if caller.addr.startswith("uid:"):
+        return f"user {caller.addr.removeprefix('uid:')} on {caller.node_id or 'this node'}"
+    return f"{caller.role or 'somebody'} {caller.node_id}".strip() + (f" from {caller.addr}" if caller.addr else "")
 
 
 def _as(kind: type[ThingT], thing: Object) -> ThingT:

@@ -17,7 +17,7 @@ from services.kit.messages.method import Empty
 from services.kit.model.objects import Config, Object, Secret
 from services.kit.state.state import State
 
-Change = Callable[[Callable[[], Answer]], Awaitable[Object]]
+Change = Callable[[Context, Callable[[], Answer]], Awaitable[Object]]
 """Judges a request and makes the writes that it comes to."""
 
 
@@ -67,23 +67,24 @@ class Payloads:
         fresh = self._runtime.ids.new("secret")
         return _secret(
             await self._change(
-                lambda: payloads.create_payload(self._state, SECRETS, request.spec, request.request_id, fresh)
+                context, lambda: payloads.create_payload(self._state, SECRETS, request.spec, request.request_id, fresh)
             )
         )
 
     async def _update_secret(self, context: Context, request: messages.UpdateSecretRequest) -> messages.SecretReply:
         return _secret(
             await self._change(
-                lambda: payloads.update_payload(self._state, SECRETS, request.secret_id, request.version, request.spec)
+                context,
+                lambda: payloads.update_payload(self._state, SECRETS, request.secret_id, request.version, request.spec),
             )
         )
 
     async def _remove_secret(self, context: Context, request: messages.RemoveSecretRequest) -> Empty:
-        await self._change(lambda: payloads.remove_payload(self._state, SECRETS, request.secret_id))
+        await self._change(context, lambda: payloads.remove_payload(self._state, SECRETS, request.secret_id))
         return Empty()
 
     async def _rotate_secret(self, context: Context, request: messages.RotateSecretRequest) -> messages.Rotation:
-        made, users = await self._rotate(SECRETS, request.secret_id, request.data, request.request_id)
+        made, users = await self._rotate(context, SECRETS, request.secret_id, request.data, request.request_id)
         return messages.Rotation(secret=payloads.shown_secret(cast("Secret", made)), services=users)
 
     # -- configs
@@ -100,29 +101,30 @@ class Payloads:
         fresh = self._runtime.ids.new("config")
         return _config(
             await self._change(
-                lambda: payloads.create_payload(self._state, CONFIGS, request.spec, request.request_id, fresh)
+                context, lambda: payloads.create_payload(self._state, CONFIGS, request.spec, request.request_id, fresh)
             )
         )
 
     async def _update_config(self, context: Context, request: messages.UpdateConfigRequest) -> messages.ConfigReply:
         return _config(
             await self._change(
-                lambda: payloads.update_payload(self._state, CONFIGS, request.config_id, request.version, request.spec)
+                context,
+                lambda: payloads.update_payload(self._state, CONFIGS, request.config_id, request.version, request.spec),
             )
         )
 
     async def _remove_config(self, context: Context, request: messages.RemoveConfigRequest) -> Empty:
-        await self._change(lambda: payloads.remove_payload(self._state, CONFIGS, request.config_id))
+        await self._change(context, lambda: payloads.remove_payload(self._state, CONFIGS, request.config_id))
         return Empty()
 
     async def _rotate_config(self, context: Context, request: messages.RotateConfigRequest) -> messages.Rotation:
-        made, users = await self._rotate(CONFIGS, request.config_id, request.data, request.request_id)
+        made, users = await self._rotate(context, CONFIGS, request.config_id, request.data, request.request_id)
         return messages.Rotation(config=cast("Config", made), services=users)
 
     # -- inside
 
     async def _rotate(
-        self, kind: Kind[ThingT], ref: str, data: bytes, request_id: str
+        self, context: Context, kind: Kind[ThingT], ref: str, data: bytes, request_id: str
     ) -> tuple[Object, tuple[str, ...]]:
         fresh = self._runtime.ids.new(kind.noun)
         users: tuple[str, ...] = ()
@@ -133,7 +135,7 @@ class Payloads:
             answer, users = payloads.rotate_payload(self._state, kind, ref, data, request_id, fresh, now)
             return answer
 
-        made = await self._change(judge)
+        made = await self._change(context, judge)
         return made, users
 
 

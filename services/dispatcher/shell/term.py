@@ -28,7 +28,7 @@ from services.dispatcher.shell.log_lines import LogLines
 from services.dispatcher.shell.reads import Reads
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
-from services.kit.messages.routes import AckRoutes, RouteTable
+from services.kit.messages.routes import AckRoutes, RouteTable, WatchRoutes
 from services.kit.messages.session import StatusUpdate
 from services.kit.model.ids import NodeId, TaskId
 from services.kit.model.objects import Cluster, Object, Task
@@ -234,9 +234,12 @@ class Term:
 
     # -- draining
 
-    async def watch_routes(self, node: NodeId) -> AsyncGenerator[RouteTable, None]:
+    async def watch_routes(self, node: NodeId, request: WatchRoutes) -> AsyncGenerator[RouteTable, None]:
         """Yield the route table and its changes to a gateway, which is waited for from now on."""
         self.draining.joined(node)
+        if request.mesh_port:
+            self.routes.book.mesh_opened(self.state, node, request.mesh_port)
+            self._wake.set()
         try:
             async with aclosing(self.routes.watch()) as tables:
                 async for table in tables:
@@ -270,7 +273,10 @@ class Term:
     async def _fly(self, flight: Flight) -> None:
         try:
             result = await self._store.propose(
-                flight.ops, raise_conflict=False, timeout_s=self._settings.propose_timeout_s
+                flight.ops,
+                raise_conflict=False,
+                timeout_s=self._settings.propose_timeout_s,
+                cause=self.planning.cause(flight),
             )
         except (Unavailable, DeadlineExceeded) as error:
             self.fail(error)

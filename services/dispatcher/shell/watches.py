@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -13,11 +13,13 @@ from services.kit.errors import FailedPrecondition, InvalidArgument, Problem
 from services.kit.messages.control import ObjectEvent, ObjectEvents, WatchObjects
 from services.kit.model.objects import Cluster, Object, Secret, Service, SpecVersion, Task
 from services.kit.state.state import Event, State
-from services.kit.state.tables import Table, encode_object
+from services.kit.state.tables import Table, encode_object, name_of
 from services.kit.store.replica import Batch
 
-BATCHES_MAX = 4096
+BATCHES_MAX = 16_384
 """Transactions that are remembered for watchers; one that is further behind must list again."""
+EVENTS_MAX = 100_000
+"""Changes of objects that are remembered, in all transactions together."""
 
 
 class Watches:
@@ -25,16 +27,45 @@ class Watches:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._recent: deque[Batch] = deque(maxlen=BATCHES_MAX)
+        self._recent: deque[Batch] = deque()
+        self._events = 0
         self.bells = Bells()
 
     def absorb(self, batch: Batch) -> None:
         """Take what the store applied."""
         if batch.reset:
             self._recent.clear()
+            self._events = 0
         else:
             self._recent.append(batch)
+            self._events += len(batch.events)
+            while len(self._recent) > BATCHES_MAX or (self._events > EVENTS_MAX and len(self._recent) > 1):
+                self._events -= len(self._recent.popleft().events)
         self.bells.ring()
+
+    @property
+    def since(self) -> int:
+        """Version behind which everything is remembered."""
+        return self._recent[0].version - 1 if self._recent else self._state.version
+
+    def remembered(self, ref: str) -> str | None:
+        """Return the id of an object that is gone, by its id or name, None when nothing of it is remembered."""
+        for batch in reversed(self._recent):
+            for event in batch.events:
+                if event.new is None and ref.lower() in {event.object.id, name_of(event.object)}:
+                    return event.object.id
+        return None
+
+    def history(self, wanted: Callable[[Event], bool], most: int) -> tuple[ObjectEvents, ...]:
+        """Return the newest transactions that did something wanted, in their order."""
+        found: list[ObjectEvents] = []
+        for batch in reversed(self._recent):
+            events = tuple(_shown(event, with_old=True) for event in batch.events if wanted(event))
+            if events:
+                found.append(_told(batch, events))
+                if len(found) >= most:
+                    break
+        return tuple(reversed(found))
 
     async def watch(self, request: WatchObjects) -> AsyncIterator[ObjectEvents]:
         """Yield where it goes on from, then each transaction with what the request wants to see."""
@@ -48,10 +79,12 @@ class Watches:
                 for batch in self._after(seen):
                     seen = batch.version
                     events = tuple(
-                        _shown(event) for event in batch.events if event.table in tables and _concerns(event, request)
+                        _shown(event, with_old=request.with_old)
+                        for event in batch.events
+                        if event.table in tables and _concerns(event, request)
                     )
                     if events:
-                        yield ObjectEvents(version=seen, events=events)
+                        yield _told(batch, events)
                 if seen == self._state.version:
                     await bell.wait()
         finally:
@@ -80,6 +113,8 @@ def _tables(request: WatchObjects) -> frozenset[Table]:
 
 
 def _concerns(event: Event, request: WatchObjects) -> bool:
+    if request.ids and event.object.id not in request.ids:
+        return False
     if not request.service_ids:
         return True
     match event.object:
@@ -89,9 +124,15 @@ def _concerns(event: Event, request: WatchObjects) -> bool:
             return False
 
 
-def _shown(event: Event) -> ObjectEvent:
+def _told(batch: Batch, events: tuple[ObjectEvent, ...]) -> ObjectEvents:
+    origin = batch.origin
+    return ObjectEvents(version=batch.version, events=events, actor=origin.actor, cause=origin.cause, at=origin.at)
+
+
+def _shown(event: Event, *, with_old: bool) -> ObjectEvent:
     thing = _without_secrets(event.object)
-    return ObjectEvent(action=event.action, table=event.table, object=encode_object(thing))
+    old = encode_object(_without_secrets(event.old)) if with_old and event.old is not None else b""
+    return ObjectEvent(action=event.action, table=event.table, object=encode_object(thing), old=old)
 
 
 def _without_secrets(thing: Object) -> Object:

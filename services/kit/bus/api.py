@@ -86,6 +86,8 @@ class Context:
     meta: Meta
     remaining_s: float | None
     """Time left until the caller's deadline; None for streams."""
+    method: str = ""
+    """Name of the method that was called."""
 
 
 CallHandler = Callable[[Context, RequestT], Awaitable[ReplyT]]

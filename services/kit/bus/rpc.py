@@ -123,7 +123,7 @@ class Table:
             if meta.caller is not None and meta.forwarded and peer.role == MANAGER:
                 caller = meta.caller
             _check_role(entry, caller)
-        return Context(caller=caller, peer=peer, meta=meta, remaining_s=remaining_s)
+        return Context(caller=caller, peer=peer, meta=meta, remaining_s=remaining_s, method=entry.name)
 
     def _add(self, entry: Entry) -> None:
         assert entry.name not in self._entries, f"{entry.name} has two handlers"

@@ -170,6 +170,10 @@ class WatchObjects(Value, frozen=True, kw_only=True):
     """node, service, task, cluster, secret, config, network, spec; none means all."""
     service_ids: tuple[ServiceId, ...] = ()
     version: int = 0
+    ids: tuple[str, ...] = ()
+    """Only objects with these ids; none means all."""
+    with_old: bool = False
+    """Say what was there before as well."""
 
 
 class ObjectEvent(Value, frozen=True, kw_only=True):
@@ -180,6 +184,8 @@ class ObjectEvent(Value, frozen=True, kw_only=True):
     table: str
     object: bytes
     """The object, encoded; ``kit.state.tables`` decodes it by table."""
+    old: bytes = b""
+    """What was there before, when that was asked for."""
 
 
 class ObjectEvents(Value, frozen=True, kw_only=True):
@@ -187,6 +193,12 @@ class ObjectEvents(Value, frozen=True, kw_only=True):
 
     version: int
     events: tuple[ObjectEvent, ...] = ()
+    actor: str = ""
+    """Who made the transaction."""
+    cause: str = ""
+    """The method that was called, or the loops that decided."""
+    at: float = 0.0
+    """When, by the clock of the manager that led."""
 
 
 class VersionReply(Value, frozen=True, kw_only=True):

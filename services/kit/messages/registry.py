@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.kit.messages import consensus, control, identity, logs, payloads, routes, session, store, supervise
+from services.kit.messages import (
+    consensus,
+    control,
+    identity,
+    inquiry,
+    logs,
+    payloads,
+    routes,
+    session,
+    store,
+    supervise,
+)
 from services.kit.messages.exec import METHODS as EXEC_METHODS
 from services.kit.messages.method import Call, Cast, Feed
 
@@ -18,6 +29,7 @@ METHODS: tuple[Call[Any, Any] | Feed[Any, Any] | Cast[Any], ...] = (
     *consensus.METHODS,
     *control.METHODS,
     *payloads.METHODS,
+    *inquiry.METHODS,
     *session.METHODS,
     *logs.METHODS,
     *EXEC_METHODS,

@@ -21,6 +21,10 @@ class Backend(Value, frozen=True, kw_only=True):
     """No new connections; open ones go on."""
     weight: float = 1.0
     """Share of new connections beside other tasks."""
+    is_private: bool = False
+    """Gateways of other nodes reach it through ``via`` only."""
+    via: str = ""
+    """``host:port`` at which its node's gateway takes connections from others; empty while nobody knows."""
 
 
 class Route(Value, frozen=True, kw_only=True):
@@ -38,6 +42,9 @@ class Route(Value, frozen=True, kw_only=True):
 
 class WatchRoutes(Value, frozen=True, kw_only=True):
     """A gateway wants the table."""
+
+    mesh_port: int = 0
+    """Where it takes connections from other gateways, on the node's address; 0 for one that takes none."""
 
 
 class RouteTable(Value, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Reachability
 from services.kit.model.value import Value
-from services.kit.state.transaction import Change, Transaction, TxResult
+from services.kit.state.transaction import NOBODY, Change, Origin, Transaction, TxResult
 
 
 class Propose(Value, frozen=True, kw_only=True):
@@ -38,6 +38,8 @@ class WatchItem(Value, frozen=True, kw_only=True):
     reset: bool = False
     synced: bool = True
     """False while more items of the same full state follow."""
+    origin: Origin = NOBODY
+    """Who made the transaction; nobody for a full state."""
 
 
 class Member(Value, frozen=True, kw_only=True):

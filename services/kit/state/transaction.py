@@ -34,6 +34,20 @@ class Op(Value, frozen=True, kw_only=True):
     base: int = 0
 
 
+class Origin(Value, frozen=True, kw_only=True):
+    """Who made a transaction, why and when: what makes the stream of events an audit trail."""
+
+    actor: str = ""
+    """A user, a node, or a process of the leader."""
+    cause: str = ""
+    """The method that was called, or the loops that decided."""
+    at: float = 0.0
+    """Wall clock of the proposer."""
+
+
+NOBODY = Origin()
+
+
 class Transaction(Value, frozen=True, kw_only=True):
     """(client, sequence) is its identity: applied once, answered alike however often it is proposed."""
 
@@ -42,6 +56,13 @@ class Transaction(Value, frozen=True, kw_only=True):
     at: float
     """Wall clock of the proposer, seconds since the epoch; becomes created_at and updated_at."""
     ops: tuple[Op, ...]
+    actor: str = ""
+    cause: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """Who made it, why and when."""
+        return Origin(actor=self.actor, cause=self.cause, at=self.at)
 
 
 class ConflictReason(StrEnum):

@@ -37,23 +37,40 @@ class TransactionConflict(Conflict):
 class StoreClient:
     """A client of the local raft process. ``client_id`` is fresh for every run of a process."""
 
-    def __init__(self, *, dial: Dial, client_id: str, clock: Clock) -> None:
+    def __init__(self, *, dial: Dial, client_id: str, clock: Clock, actor: str = "") -> None:
+        """``actor`` is who makes the transactions that name nobody else."""
         self.client_id = client_id
+        self._actor = actor
         self._line = Line(dial)
         self._clock = clock
         self._sequence = 0
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
 
     async def propose(
-        self, ops: Iterable[Op], *, raise_conflict: bool = True, timeout_s: float = store.PROPOSE.timeout_s
+        self,
+        ops: Iterable[Op],
+        *,
+        raise_conflict: bool = True,
+        timeout_s: float = store.PROPOSE.timeout_s,
+        actor: str = "",
+        cause: str = "",
     ) -> TxResult:
         """Run one transaction on the leader and return its result; many may be under way at once.
+
+        ``actor`` and ``cause`` say who wants it and why, for the stream of events.
 
         Raises TransactionConflict (unless asked not to); Unavailable when this node does not lead: ``details.leader`` may say who
         does, and ``details.maybe_executed`` whether the transaction may have taken effect; DeadlineExceeded likewise.
         """
         self._sequence += 1
-        transaction = Transaction(client=self.client_id, sequence=self._sequence, at=self._clock.wall(), ops=tuple(ops))
+        transaction = Transaction(
+            client=self.client_id,
+            sequence=self._sequence,
+            at=self._clock.wall(),
+            ops=tuple(ops),
+            actor=actor or self._actor,
+            cause=cause,
+        )
         async with self._slots:
             result = await self._outcome(transaction, self._clock.monotonic() + timeout_s)
         if result.conflict is not None and raise_conflict:

@@ -15,7 +15,7 @@ from services.kit.errors import ResourceExhausted, Unavailable
 from services.kit.messages import store
 from services.kit.state.state import Event, State
 from services.kit.state.tables import TYPES, Table
-from services.kit.state.transaction import Action, Change
+from services.kit.state.transaction import NOBODY, Action, Change, Origin
 from services.kit.store.line import BackOff, Dial, Line
 
 
@@ -26,6 +26,7 @@ class Batch:
     version: int
     events: tuple[Event, ...]
     reset: bool = False
+    origin: Origin = NOBODY
 
 
 Listener = Callable[[Batch], None]
@@ -93,16 +94,19 @@ class Replica:
                 if item.reset:
                     full = []
                 if full is None:
-                    yield self._take(item.version, item.changes)
+                    yield self._take(item.version, item.changes, origin=item.origin)
                     continue
                 full.extend(item.changes)
                 if item.synced:
                     changes, full = difference(self.state, full), None
                     yield self._take(item.version, changes, reset=True)
 
-    def _take(self, version: int, changes: Iterable[Change], *, reset: bool = False) -> Batch:
+    def _take(
+        self, version: int, changes: Iterable[Change], *, reset: bool = False, origin: Origin = NOBODY
+    ) -> Batch:
         assert reset or version == self.state.version + 1, f"watch jumped from {self.state.version} to {version}"
-        batch = Batch(version=version, events=tuple(self.state.absorb(version, tuple(changes))), reset=reset)
+        events = tuple(self.state.absorb(version, tuple(changes)))
+        batch = Batch(version=version, events=events, reset=reset, origin=origin)
         self._synced = True
         for listener in self._listeners:
             listener(batch)

@@ -34,7 +34,7 @@ class Machine:
             before = self.state.version
             result, changes = self.state.apply(transaction)
             if self.state.version != before:
-                self.ring.append(self.state.version, changes)
+                self.ring.append(self.state.version, changes, transaction.origin)
             outcomes.append((transaction.client, transaction.sequence, result))
         return outcomes
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from services.kit.state.transaction import Change
+from services.kit.state.transaction import NOBODY, Change, Origin
 
 RING_BYTES_MAX = 32 << 20
 _CHANGE_BYTES = 200
 """Roughly what a change costs besides its object."""
 
-Step = tuple[int, tuple[Change, ...]]
+Step = tuple[int, tuple[Change, ...], Origin]
 
 
 class WatchRing:
@@ -18,7 +18,7 @@ class WatchRing:
 
     def __init__(self, bytes_max: int = RING_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._steps: deque[tuple[tuple[Change, ...], int]] = deque()
+        self._steps: deque[tuple[tuple[Change, ...], Origin, int]] = deque()
         self._bytes = 0
         self._newest = 0
 
@@ -38,21 +38,21 @@ class WatchRing:
         self._bytes = 0
         self._newest = version
 
-    def append(self, version: int, changes: tuple[Change, ...]) -> None:
+    def append(self, version: int, changes: tuple[Change, ...], origin: Origin = NOBODY) -> None:
         """Add the next step and forget the oldest beyond the bound."""
         assert version == self._newest + 1, f"step {version} after {self._newest}"
         size = sum(_CHANGE_BYTES + len(change.object) for change in changes)
-        self._steps.append((changes, size))
+        self._steps.append((changes, origin, size))
         self._bytes += size
         self._newest = version
         while self._bytes > self._bytes_max and len(self._steps) > 1:
-            self._bytes -= self._steps.popleft()[1]
+            self._bytes -= self._steps.popleft()[2]
 
     def after(self, version: int) -> Step:
         """Return the step behind a version; the version must be resumable and not the newest."""
         assert self.oldest <= version < self._newest
-        changes, _ = self._steps[version - self.oldest]
-        return version + 1, changes
+        changes, origin, _ = self._steps[version - self.oldest]
+        return version + 1, changes, origin
 
     def resumable(self, version: int) -> bool:
         """Tell whether all steps behind a version are here."""

@@ -92,8 +92,8 @@ class StoreService:
                     yield item
                 cursor = frozen.version
             elif cursor < machine.ring.newest:
-                cursor, changes = machine.ring.after(cursor)
-                yield store.WatchItem(version=cursor, changes=changes)
+                cursor, changes, origin = machine.ring.after(cursor)
+                yield store.WatchItem(version=cursor, changes=changes, origin=origin)
             else:
                 await self._driver.stepped.wait()
 
