@@ -132,13 +132,15 @@ async def tasks(*names: str) -> AsyncIterator[list[NamedTask]]:
 class Plane:
     """A keeper, and what it was told."""
 
-    def __init__(self, directory: Path, *, workers: int = 1, orphan_s: float = 30.0, host: str = HOST) -> None:
+    def __init__(
+        self, directory: Path, *, workers: int = 1, orphan_s: float = 30.0, host: str = HOST, node: str = NODE
+    ) -> None:
         self.confirmations: list[tuple[int, dict[str, int]]] = []
         self.epoch = 0
         self.keeper = PlaneKeeper(
             directory,
             host,
-            node_id=NODE,
+            node_id=node,
             workers=workers,
             orphan_s=orphan_s,
             clock=SystemClock(),
@@ -158,9 +160,11 @@ class Plane:
 
 
 @asynccontextmanager
-async def plane(directory: Path, *, workers: int = 1, orphan_s: float = 30.0, host: str = HOST) -> AsyncIterator[Plane]:
+async def plane(
+    directory: Path, *, workers: int = 1, orphan_s: float = 30.0, host: str = HOST, node: str = NODE
+) -> AsyncIterator[Plane]:
     """Run a data plane; no process of it is left at the end."""
-    running = Plane(directory, workers=workers, orphan_s=orphan_s, host=host)
+    running = Plane(directory, workers=workers, orphan_s=orphan_s, host=host, node=node)
     await running.keeper.start()
     try:
         yield running

@@ -75,11 +75,13 @@ class Target:
         "failures",
         "level",
         "local",
+        "node_id",
         "open",
         "port",
         "since",
         "strikes",
         "task_id",
+        "via",
         "weight",
     )
 
@@ -92,6 +94,8 @@ class Target:
         draining: bool = False,
         weight: float = 1.0,
         local: bool = False,
+        node_id: str = "",
+        via: str = "",
     ) -> None:
         self.task_id = task_id
         self.addr = addr
@@ -100,6 +104,9 @@ class Target:
         self.weight = weight
         self.local = local
         """It runs on this node."""
+        self.node_id = node_id
+        self.via = via
+        """``host:port`` of the gateway on its node, through which it is reached; empty when it is dialled directly."""
         self.since = float("-inf")
         """When it came to a port that had other tasks already."""
         self.credit = 0.0
@@ -140,7 +147,7 @@ class Pool:
         self.targets = {}
         for target in wanted:
             known = before.get(target.task_id)
-            if known is not None and (known.addr, known.port) == (target.addr, target.port):
+            if known is not None and (known.addr, known.port, known.via) == (target.addr, target.port, target.via):
                 known.draining, known.weight, known.local = target.draining, target.weight, target.local
                 target = known
             elif before:

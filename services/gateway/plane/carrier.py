@@ -10,8 +10,10 @@ import socket
 from typing import Protocol
 
 from services.gateway.core.balance import Dice, Pool, Target
-from services.gateway.plane.flow import Flow
+from services.gateway.plane.flow import Flow, refuse
+from services.gateway.plane.framed_tls import FramedTls
 from services.gateway.plane.loop import Loop
+from services.gateway.plane.mesh import MESH, Mesh, MeshListener, Preface
 from services.gateway.plane.messages import PortSettings, route_of
 from services.gateway.plane.published import Listener, Published
 from services.gateway.plane.relay import Shared
@@ -26,6 +28,8 @@ class Carried(Protocol):
     """A connection, or an exchange of datagrams."""
 
     published: Published
+    is_counted: bool
+    """It counts towards its port's limit on this node."""
     moved_before: int
     """What ``moved`` was when the carrier looked last."""
     quiet_since: float
@@ -51,7 +55,8 @@ class Carrier:
     def __init__(self, loop: Loop, dice: Dice, connections_max: int) -> None:
         self.loop = loop
         self.shared = Shared(loop)
-        self.listeners: dict[str, Listener | UdpListener] = {}
+        self.mesh = Mesh(self)
+        self.listeners: dict[str, Listener | UdpListener | MeshListener] = {}
         self.flows: set[Carried] = set()
         self.accepted = 0
         self.refused = 0
@@ -86,13 +91,18 @@ class Carrier:
 
     def routed(self) -> list[str]:
         """Return the ports that have a route."""
-        return list(self._ports)
+        return [key for key in self._ports if key != MESH]
 
     def listen(self, name: str, sock: socket.socket) -> None:
         """Accept on this socket instead of the one before, if any."""
         self.unlisten(name)
-        kind = UdpListener if sock.type == socket.SOCK_DGRAM else Listener
-        self.listeners[name] = kind(self, self._published(route_of(name)), sock)
+        key = route_of(name)
+        kind: type[Listener | UdpListener | MeshListener] = Listener
+        if key == MESH:
+            kind = MeshListener
+        elif sock.type == socket.SOCK_DGRAM:
+            kind = UdpListener
+        self.listeners[name] = kind(self, self._published(key), sock)
 
     def unlisten(self, name: str) -> None:
         """Stop accepting on a socket; its connections go on."""
@@ -141,10 +151,25 @@ class Carrier:
         self.began(flow)
         flow.begin()
 
+    def admit_from_mesh(self, client: FramedTls, preface: Preface) -> None:
+        """Take a connection that another gateway has brought here, for one task of this node."""
+        published = self._ports.get(preface.key)
+        target = None if published is None else published.pool.targets.get(preface.task_id)
+        if published is None or target is None or not target.local:
+            refuse(client)
+            self.refused += 1
+            self.loop.close_later(client)
+            return
+        source, destination = preface.source, preface.destination
+        flow = Flow(self, published, client, source.host, source.port, only=target, destination=destination)
+        self.began(flow)
+        flow.dial()
+
     def began(self, flow: Carried) -> None:
         """Take note of a connection."""
         self.flows.add(flow)
-        flow.published.began()
+        if flow.is_counted:
+            flow.published.began()
         if len(self.flows) == self.connections_max:
             self._look_again()
         if not self._looking_for_quiet:
@@ -155,7 +180,8 @@ class Carrier:
         """Take note of a connection's end."""
         was_full = len(self.flows) >= self.connections_max
         self.flows.discard(flow)
-        flow.published.ended()
+        if flow.is_counted:
+            flow.published.ended()
         if was_full:
             self._look_again()
 

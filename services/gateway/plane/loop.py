@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import select
-import socket
 from collections.abc import Callable
+from typing import Protocol
 
 from services.kit.runtime.clock import Clock
 
@@ -20,6 +20,16 @@ BOTH_ON_EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPO
 _EVENTS_PER_TURN = 512
 
 OnEvent = Callable[[int], None]
+
+
+class Closing(Protocol):
+    """What has a descriptor and can be closed."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close it."""
 
 
 class Timer:
@@ -46,7 +56,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
         self._again: list[Callable[[], None]] = []
-        self._doomed: list[socket.socket] = []
+        self._doomed: list[Closing] = []
         self._stopped = False
         self.now = self._monotonic()
         """Time at the start of this turn."""
@@ -69,7 +79,7 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def close_later(self, sock: socket.socket) -> None:
+    def close_later(self, sock: Closing) -> None:
         """Forget the socket now and close it at the end of this turn."""
         self._handlers.pop(sock.fileno(), None)
         self._doomed.append(sock)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-VERSION = 2
+VERSION = 3
 LINE_BYTES_MAX = 32 << 20
 
 
@@ -23,6 +23,9 @@ class Endpoint(NamedTuple):
     weight: float = 1.0
     local: bool = False
     """It runs on this node."""
+    node_id: str = ""
+    via: str = ""
+    """``host:port`` of the gateway on its node, when it is reached through that."""
 
 
 class PortSettings(NamedTuple):
@@ -65,6 +68,15 @@ class Unlisten(NamedTuple):
     """Close this listener."""
 
     name: str
+
+
+class MeshIdentity(NamedTuple):
+    """Paths of PEM files with which workers prove to other gateways which node this is."""
+
+    roots: str
+    certificate: str
+    key: str
+    cluster_id: str
 
 
 class Drain(NamedTuple):
@@ -115,10 +127,12 @@ class Counts(NamedTuple):
     tasks: dict[str, dict[str, int]]
 
 
-Message = Table | Listen | Unlisten | Drain | Retire | AskCounts | Hello | Holding | Held | Applied | Counts
+Message = (
+    Table | Listen | Unlisten | MeshIdentity | Drain | Retire | AskCounts | Hello | Holding | Held | Applied | Counts
+)
 KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Table, Listen, Unlisten, Drain, Retire, AskCounts, Hello, Holding, Held, Applied, Counts)
+    for kind in (Table, Listen, Unlisten, MeshIdentity, Drain, Retire, AskCounts, Hello, Holding, Held, Applied, Counts)
 }
 WITH_SOCKET = (Listen, Holding)
 

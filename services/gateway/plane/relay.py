@@ -79,6 +79,28 @@ class Shared:
         self.view = memoryview(self.buffer)
 
 
+class Stream(Protocol):
+    """A socket as the pump uses it: a plain one, or one that behaves like it."""
+
+    def recv_into(self, buffer: bytearray) -> int:
+        """Read what there is, 0 at the end."""
+
+    def send(self, data: memoryview) -> int:
+        """Write some of the data and return how much."""
+
+    def shutdown(self, how: int) -> None:
+        """End this side's half."""
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """Set an option."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class Ending(Protocol):
     """Who wants to know that both directions are over."""
 
@@ -92,6 +114,7 @@ class Side:
     __slots__ = (
         "_fd",
         "_full_reads",
+        "_is_raw",
         "_owner",
         "_pending",
         "_pipe",
@@ -109,8 +132,10 @@ class Side:
 
     peer: Side
 
-    def __init__(self, sock: socket.socket, shared: Shared, owner: Ending) -> None:
+    def __init__(self, sock: Stream, shared: Shared, owner: Ending, *, is_raw: bool = True) -> None:
+        """``is_raw``: both ends are plain sockets, so that bytes may be moved by descriptor."""
         self._sock = sock
+        self._is_raw = is_raw
         self._fd = sock.fileno()
         self._shared = shared
         self._owner = owner
@@ -125,8 +150,8 @@ class Side:
         self.peer_gone = False
         """The kernel said that this side hung up: read on until the end, however short the reads are."""
         self.dead = False
-        self.calm = True
-        """Nothing waits in this direction, and no bulk is under way."""
+        self.calm = is_raw
+        """Nothing waits in this direction, no bulk is under way, and both ends are plain sockets."""
         self.moved = 0
         """Bytes that went from here to the peer."""
 
@@ -175,7 +200,7 @@ class Side:
             self.pump()
         if events & WRITE and not self.dead:
             peer = self.peer
-            if peer._pending is not None or peer._piped:
+            if peer._pending is not None or peer._piped or (peer.ended and not peer._shut):
                 peer.pump()
 
     def pump(self) -> None:
@@ -193,12 +218,12 @@ class Side:
                 elif self._full_reads >= FULL_READS_BEFORE_SPLICE:
                     self._splice()
                 elif not self._copy():
-                    self.calm = True
+                    self.calm = self._is_raw
                     return
         except BlockingIOError:
             if self._pipe is not None and not self._piped:
                 self._return_pipe()
-            self.calm = self._pending is None and not self._piped and not self._full_reads
+            self.calm = self._is_raw and self._pending is None and not self._piped and not self._full_reads
             return
         except OSError:
             self._broken()
@@ -237,10 +262,10 @@ class Side:
         if sent < count:
             self._pending = memoryview(bytes(view[sent:]))
         if count == CHUNK_BYTES:
-            self._full_reads += 1
+            self._full_reads += self._is_raw
             return True
         self._full_reads = 0
-        return sent < count or self.peer_gone
+        return sent < count or self.peer_gone or not self._is_raw
 
     def _splice(self) -> None:
         """Move up to a pipe full of bytes from the socket into the pipe, inside the kernel."""
@@ -275,13 +300,13 @@ class Side:
     def _pass_on_end(self) -> None:
         if self._shut:
             return
-        self._shut = True
         if self._pipe is not None:
             self._return_pipe()
+        if not self.peer._shut or not self._is_raw:
+            self.peer._sock.shutdown(socket.SHUT_WR)
+        self._shut = True
         if self.peer._shut:
             self.finish()
-        else:
-            self.peer._sock.shutdown(socket.SHUT_WR)
 
     def _broken(self) -> None:
         """One of the two sockets failed. A peer that had said all it had to say is allowed to hang up on the rest."""

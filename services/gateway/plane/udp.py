@@ -136,6 +136,7 @@ class Exchange:
         "_is_answered",
         "_listener",
         "_sock",
+        "is_counted",
         "moved",
         "moved_before",
         "published",
@@ -150,6 +151,7 @@ class Exchange:
         self.published = listener.published
         self.source = source
         self.target = target
+        self.is_counted = True
         self.moved = 0
         self.moved_before = -1
         self.quiet_since = 0.0

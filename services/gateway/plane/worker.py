@@ -11,6 +11,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 
 from services.gateway.core.balance import Dice, Target
 from services.gateway.plane.carrier import Carried, Carrier
@@ -27,6 +28,7 @@ from services.gateway.plane.messages import (
     Hello,
     Holding,
     Listen,
+    MeshIdentity,
     Message,
     Retire,
     Table,
@@ -111,6 +113,8 @@ class Worker:
                 self._carrier.listen(name, listener)
             case Unlisten(name=name):
                 self._carrier.unlisten(name)
+            case MeshIdentity():
+                self._become(message)
             case AskCounts():
                 self._send(self._counts())
             case Drain(within_s=within_s):
@@ -119,6 +123,12 @@ class Worker:
                 self._end(within_s, end_listening=False)
             case _:
                 self._lose_channel()
+
+    def _become(self, identity: MeshIdentity) -> None:
+        try:
+            self._carrier.mesh.become(identity)
+        except OSError as error:
+            sys.stderr.write(f"no identity for other gateways: {error}\n")
 
     def _take_table(self, table: Table) -> None:
         carrier = self._carrier
@@ -230,7 +240,16 @@ class Worker:
 
 
 def _target(end: Endpoint) -> Target:
-    return Target(end.task_id, end.addr, end.port, draining=end.draining, weight=end.weight, local=end.local)
+    return Target(
+        end.task_id,
+        end.addr,
+        end.port,
+        draining=end.draining,
+        weight=end.weight,
+        local=end.local,
+        node_id=end.node_id,
+        via=end.via,
+    )
 
 
 def _uid_of(sock: socket.socket) -> int:

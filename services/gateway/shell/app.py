@@ -18,6 +18,7 @@ from services.gateway.shell.doors import refuse_all
 from services.gateway.shell.ingress import Ingress, Plane
 from services.gateway.shell.keeper import Confirmed, PlaneKeeper
 from services.gateway.shell.manager import ManagerHalf
+from services.gateway.shell.mesh_certificate import MeshCertificate
 from services.kit.bus.api import Context, Listener
 from services.kit.bus.rpc import Table
 from services.kit.bus.session import ManagerLink
@@ -43,7 +44,8 @@ class GatewayApp:
         self._runtime = runtime
         self._parent = os.getppid()
         self._owner = TaskOwner("gateway")
-        self._ingress = Ingress(self._on_revoked)
+        self._ingress = Ingress(self._on_revoked, self._mesh_port)
+        self._mesh: MeshCertificate | None = None
         self._keeper = (make_plane or self._keep_plane)(self._ingress.confirmed)
         self._ingress.use(self._keeper)
         self._link = ManagerLink(runtime.bus, runtime.node.facts.managers, rng=runtime.rng)
@@ -54,15 +56,22 @@ class GatewayApp:
 
     def _keep_plane(self, confirmed: Confirmed) -> Plane:
         settings, runtime = self._settings, self._runtime
-        return PlaneKeeper(
+        facts = runtime.node.facts
+        keeper = PlaneKeeper(
             settings.run_dir,
             settings.ingress_host,
             workers=settings.workers,
             orphan_s=settings.plane_orphan_s,
             clock=runtime.clock,
             confirmed=confirmed,
-            node_id=runtime.node.facts.node_id,
+            node_id=facts.node_id,
+            mesh_port=settings.mesh_port,
         )
+        self._mesh = MeshCertificate(settings.run_dir, facts.cluster_id, runtime.clock, keeper.become)
+        return keeper
+
+    def _mesh_port(self) -> int:
+        return self._keeper.mesh_port if isinstance(self._keeper, PlaneKeeper) else 0
 
     async def start(self) -> None:
         """Open the doors and have a data plane."""
@@ -71,6 +80,8 @@ class GatewayApp:
         await plane
         self._owner.spawn("ingress", self._ingress.run(self._link))
         self._owner.spawn("facts", self._follow_facts())
+        if self._mesh is not None:
+            self._owner.spawn("mesh", self._mesh.keep(self._link))
 
     async def serve(self) -> None:
         """Run until cancelled; raises what breaks any part."""
@@ -93,8 +104,12 @@ class GatewayApp:
             await self._keeper.detach()
 
     async def _follow_facts(self) -> None:
+        serial = self._runtime.node.facts.identity_serial
         async for facts in self._runtime.node.changes():
             self._link.set_managers(facts.managers)
+            if self._mesh is not None and facts.identity_serial != serial:
+                self._mesh.renew()
+            serial = facts.identity_serial
             if facts.role is not self._role:
                 await self._close_doors()
                 await self._open_doors(facts.role)

@@ -53,8 +53,9 @@ class Plane(Protocol):
 class Ingress:
     """This node's part of the swarm's load balancer."""
 
-    def __init__(self, revoked: Callable[[frozenset[bytes]], None]) -> None:
-        """``revoked`` is told the keys of removed nodes whenever they change."""
+    def __init__(self, revoked: Callable[[frozenset[bytes]], None], mesh_port: Callable[[], int] = lambda: 0) -> None:
+        """``revoked`` is told the keys of removed nodes whenever they change; ``mesh_port`` says where other gateways may call."""
+        self._mesh_port = mesh_port
         self.book = RouteBook()
         self._revoked = revoked
         self._keeper: Plane | None = None
@@ -125,7 +126,7 @@ class Ingress:
         """Take table after table; a gap opens the stream anew."""
         back_off = BackOff()
         while True:
-            async with connection.open(routes.WATCH, WatchRoutes()) as updates:
+            async with connection.open(routes.WATCH, WatchRoutes(mesh_port=self._mesh_port())) as updates:
                 async for update in updates:
                     change = self.book.take(update)
                     if isinstance(change, Gap):

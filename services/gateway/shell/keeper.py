@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.gateway.core.table import Change, key_of
+from services.gateway.plane.mesh import MESH
 from services.gateway.plane.messages import (
     Applied,
     AskCounts,
@@ -19,6 +20,7 @@ from services.gateway.plane.messages import (
     Drain,
     Endpoint,
     Listen,
+    MeshIdentity,
     Message,
     PortRoute,
     PortSettings,
@@ -27,7 +29,7 @@ from services.gateway.plane.messages import (
 )
 from services.gateway.shell.listeners import NOT_HERE, listen, places
 from services.gateway.shell.plane_line import PlaneLine
-from services.kit.messages.routes import Route
+from services.kit.messages.routes import Backend, Route
 from services.kit.model.states import Protocol
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.log import Log
@@ -56,6 +58,7 @@ class PlaneKeeper:
         clock: Clock,
         confirmed: Confirmed,
         node_id: str = "",
+        mesh_port: int = 0,
     ) -> None:
         """``confirmed`` is called when every worker acts on an epoch, and when counts of its draining tasks change.
 
@@ -63,6 +66,10 @@ class PlaneKeeper:
         """
         self._host = host
         self._node_id = node_id
+        self._mesh_name = f"{MESH}@{host}"
+        self._identity: MeshIdentity | None = None
+        self.mesh_port = mesh_port
+        """Where other gateways call; 0 takes any free port, which is known once every worker is there."""
         self._lines = [PlaneLine(run_dir, number, self, orphan_s=orphan_s) for number in range(workers)]
         self._confirmed = confirmed
         self._listeners: dict[tuple[str, int], socket.socket] = {}
@@ -77,6 +84,8 @@ class PlaneKeeper:
         self._applied: dict[int, Applied] = {}
         self._counts: dict[int, asyncio.Future[Counts]] = {}
         self._owner = TaskOwner("plane")
+        self._has_mesh = False
+        """True from the moment every worker has been there."""
         self._bind_again: asyncio.TimerHandle | None = None
         self._bind_again_s = BIND_AGAIN_S
         self._log = Log("plane")
@@ -89,6 +98,7 @@ class PlaneKeeper:
             self._owner.spawn(f"worker-{number}", line.keep())
         async with asyncio.timeout(timeout_s):
             await asyncio.gather(*(line.up.wait() for line in self._lines))
+        self._open_mesh()
 
     async def failed(self) -> BaseException:
         """Wait for a broken invariant here and return it."""
@@ -110,6 +120,12 @@ class PlaneKeeper:
         for line in self._lines:
             line.send(table)
         self._open_routed()
+
+    def become(self, identity: MeshIdentity) -> None:
+        """Prove to other gateways with these certificates which node this is."""
+        self._identity = identity
+        for line in self._lines:
+            line.send(identity)
 
     async def counts(self) -> list[Counts]:
         """Return the numbers of every worker that answers in time."""
@@ -146,6 +162,10 @@ class PlaneKeeper:
     def joined(self, number: int, held: frozenset[str]) -> None:
         """Give a worker the table, then the listeners that it lacks: before it knows the tasks nobody is accepted."""
         self._given[number] = set(held)
+        if self._identity is not None:
+            self._lines[number].send(self._identity)
+        if self._has_mesh:
+            self._open_mesh()
         if self._routes is not None:
             routes = [self._port_route(route) for route in self._routes.values()]
             self._close_unrouted()
@@ -175,6 +195,7 @@ class PlaneKeeper:
         wanted = {
             where.name(key) for key, route in self._routes.items() for where in places(route, self._host, self._node_id)
         }
+        wanted.add(self._mesh_name)
         for name, number in [place for place in self._listeners if place[0] not in wanted]:
             self._lines[number].send(Unlisten(name))
             self._given[number].discard(name)
@@ -227,11 +248,35 @@ class PlaneKeeper:
             list(ingress.proxy_from),
             ingress.proxy_to.value,
         )
-        endpoints = [
-            Endpoint(b.task_id, b.addr, b.port, b.draining, b.weight, b.node_id == self._node_id)
-            for b in route.backends
-        ]
+        endpoints = [end for backend in route.backends if (end := self._endpoint(route, backend)) is not None]
         return PortRoute(key_of(route), endpoints, settings)
+
+    def _endpoint(self, route: Route, backend: Backend) -> Endpoint | None:
+        """Return how this node reaches a task, None when it cannot. Datagrams do not travel between gateways."""
+        local = backend.node_id == self._node_id
+        through = backend.is_private and not local
+        if through and (not backend.via or route.protocol is Protocol.UDP):
+            return None
+        via = backend.via if through else ""
+        return Endpoint(
+            backend.task_id, backend.addr, backend.port, backend.draining, backend.weight, local, backend.node_id, via
+        )
+
+    def _open_mesh(self) -> None:
+        """Have every worker answer other gateways, all at one port."""
+        self._has_mesh = True
+        for number, line in enumerate(self._lines):
+            name = self._mesh_name
+            if (name, number) not in self._listeners:
+                try:
+                    self._listeners[name, number] = listen(self._host, self.mesh_port, Protocol.TCP)
+                except OSError as error:
+                    self._log.error("mesh not open", port=self.mesh_port, cause=str(error))
+                    return
+            self.mesh_port = self._listeners[name, number].getsockname()[1]
+            if name not in self._given[number]:
+                self._given[number].add(name)
+                line.send(Listen(name), self._listeners[name, number])
 
     def _try_again(self, needed: bool) -> None:
         """Arm or disarm the one timer for ports that could not be opened."""

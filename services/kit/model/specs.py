@@ -474,6 +474,13 @@ class SchedulingConfig(Value, frozen=True, kw_only=True):
     memory_overcommit: float = 1.0
 
 
+class ClusterIngressConfig(Value, frozen=True, kw_only=True):
+    """Settings of the gateways among themselves. Beyond SwarmKit."""
+
+    encrypted: bool = True
+    """Connections to tasks of other nodes travel over TLS between the gateways; else they are dialled directly and in plain."""
+
+
 class ClusterSpec(Value, frozen=True, kw_only=True):
     """The swarm's own settings."""
 
@@ -484,4 +491,5 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     ca: CaConfig = CaConfig()
     log_driver: DriverConfig = DriverConfig()
     auto_lock_managers: bool = False
+    ingress: ClusterIngressConfig = ClusterIngressConfig()
     scheduling: SchedulingConfig = SchedulingConfig()
