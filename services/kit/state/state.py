@@ -250,6 +250,10 @@ class State:
         """Replace, add or (None) delete one object and keep every index true."""
         objects = self._tables[table]
         old = objects.get(object_id)
+        if isinstance(old, Task) and isinstance(new, Task) and old.service_id == new.service_id:
+            objects[object_id] = new
+            self._reindex_task(old, new)
+            return
         if old is not None:
             self._unindex(table, old)
         if new is None:
@@ -273,6 +277,14 @@ class State:
                 self.ports.add(thing)
             case _:
                 pass
+
+    def _reindex_task(self, old: Task, new: Task) -> None:
+        """Keep the indexes true for the commonest change of all: a task of the same service, on the same node or given one."""
+        self._by_service[new.service_id][new.id] = new
+        if old.node_id is not None and old.node_id != new.node_id:
+            _forget(self._by_node, old.node_id, old.id)
+        if new.node_id is not None:
+            self._by_node.setdefault(new.node_id, {})[new.id] = new
 
     def _unindex(self, table: Table, thing: Object) -> None:
         name = name_of(thing)

@@ -57,8 +57,13 @@ def with_meta(thing: ObjectT, meta: Meta) -> ObjectT:
     return msgspec.structs.replace(thing, meta=meta)
 
 
+_NAMELESS = frozenset({Node, SpecVersion, Task})
+
+
 def name_of(thing: Object) -> str:
     """Return the name that must be unique in the object's table, lower-cased; empty where names are free."""
+    if type(thing) in _NAMELESS:  # by far the most, so they are not matched with all the others first
+        return ""
     match thing:
         case (Secret() | Config()) if thing.superseded_by is not None:
             return ""  # the next version has the name
