@@ -7,7 +7,6 @@ What must stay true: the fleet counts exactly what is entered here, and named re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 
 import msgspec
@@ -23,8 +22,7 @@ from services.kit.model.specs import GenericResource
 Dealt = tuple[GenericResource, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True, gc=False):
     """Where a task goes, and what generic resources it was dealt."""
 
     node: NodeId

@@ -132,7 +132,8 @@ class Scheduler:
                 self.kept.made_now.add(key)
 
     def _forget(self, task: Task) -> None:
-        self.kept.waiting.discard(task)
+        if not self.kept.waiting.discard(task):
+            return
         key = group_key(task)
         if not self.kept.waiting.count(key):
             self.kept.queue.forget(key)

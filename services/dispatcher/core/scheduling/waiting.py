@@ -41,20 +41,23 @@ class Waiting:
         group[task.id] = None
         return True
 
-    def discard(self, task: Task) -> None:
-        """Forget a task."""
+    def discard(self, task: Task) -> bool:
+        """Forget a task; False when it did not wait."""
         node = self._made_for.pop(task.id, None)
         if node is not None:
             self._confirmable.pop(task.id, None)
             del self._by_node[node][task.id]
             if not self._by_node[node]:
                 del self._by_node[node]
+            return True
         key = group_key(task)
         group = self._groups.get(key)
-        if group is not None:
-            group.pop(task.id, None)
-            if not group:
-                del self._groups[key]
+        if group is None or task.id not in group:
+            return False
+        del group[task.id]
+        if not group:
+            del self._groups[key]
+        return True
 
     # -- tasks for any node
 
