@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -232,6 +233,20 @@ def test_a_gateway_of_another_cluster_or_root_is_not_talked_to(tmp_path: Path) -
             nodes.near.keeper.become(identity(tmp_path / "well1", nodes.root, "n1"))
             await nodes.show(port, nodes.through("far2", far.port))
             assert await visit(port) == "far"
+
+    run_async(scenario())
+
+
+def test_a_private_task_is_never_dialled_in_plain(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port = free_port()
+        async with two_nodes(tmp_path) as nodes, tasks("a") as (task,):
+            nobody_knows = msgspec.structs.replace(nodes.through("a", task.port), via="")
+            await nodes.show(port, nobody_knows)
+            visitor = await Visitor.come(port)
+            assert await visitor.reader.read() == b""
+            await visitor.leave()
+            assert not task.greeted
 
     run_async(scenario())
 

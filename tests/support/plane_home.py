@@ -79,12 +79,15 @@ class NamedTask(Server):
     def __init__(self, name: str) -> None:
         super().__init__(self._greet)
         self.name = name
+        self.greeted = 0
+        """Connections so far."""
 
     def backend(self, *, draining: bool = False) -> Backend:
         """Return it as the route table names it."""
         return backend(self.name, self.port, draining=draining)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.greeted += 1
         while line := await reader.readline():
             writer.write(self.name.encode() + b":" + line)
             await writer.drain()

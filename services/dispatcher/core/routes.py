@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from services.kit.bus.ports import format_address
 from services.kit.messages.routes import Backend, Route, RouteTable
 from services.kit.model.constraints import parse_constraints, satisfies
 from services.kit.model.ids import NodeId, ServiceId
@@ -153,8 +152,11 @@ class RouteBook:
             )
 
     def _via(self, node: Node) -> str:
-        port = self._mesh_ports.get(node.id, 0)
-        return format_address(node.status.addr, port) if self._encrypted and port and node.status.addr else ""
+        """Return where a node's gateway takes connections for its tasks, nothing when nobody is to use that or knows it."""
+        addr, port = node.status.addr, self._mesh_ports.get(node.id, 0)
+        if not (self._encrypted and addr and port):
+            return ""
+        return f"[{addr}]:{port}" if ":" in addr else f"{addr}:{port}"
 
     def _is_held(self, key: str) -> bool:
         """Tell whether another service has taken a port over that this one gave up."""

@@ -7,9 +7,17 @@ import msgspec
 from services.dispatcher.core.routes import RouteBook
 from services.dispatcher.core.specs import stored_spec
 from services.kit.messages.routes import Route
-from services.kit.model.ids import NodeId, ServiceId, TaskId
-from services.kit.model.objects import Endpoint, Node, PortStatus, Service, Task, TaskStatus
-from services.kit.model.specs import Annotations, EndpointSpec, IngressConfig, NodeSpec, PortConfig
+from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from services.kit.model.objects import Cluster, Endpoint, Node, PortStatus, Service, Task, TaskStatus
+from services.kit.model.specs import (
+    Annotations,
+    ClusterIngressConfig,
+    ClusterSpec,
+    EndpointSpec,
+    IngressConfig,
+    NodeSpec,
+    PortConfig,
+)
 from services.kit.model.states import TaskState
 from services.kit.state.state import State
 from services.kit.state.transaction import Op, Transaction, create, update
@@ -115,3 +123,21 @@ def test_only_running_tasks_behind_a_port_are_carried() -> None:
     assert book.book.carries(task)
     assert not book.book.carries(_replace(task, status=_replace(task.status, state=TaskState.STARTING)))
     assert not book.book.carries(_replace(task, service_id=ServiceId("other")))
+
+
+def test_tasks_of_other_nodes_are_private_until_the_cluster_says_plain() -> None:
+    book = Book(IngressConfig())
+    assert {backend.is_private for backend in book.route().backends} == {True}
+    assert {backend.via for backend in book.route().backends} == {""}, "nobody has said yet where its gateway is"
+    book.write(create(Cluster(id=ClusterId("c"), spec=ClusterSpec(ingress=ClusterIngressConfig(encrypted=False)))))
+    assert book.book.refresh(book.state) is not None
+    assert {backend.is_private for backend in book.route().backends} == {False}
+
+
+def test_a_gateway_that_comes_is_in_the_routes_of_its_nodes_tasks() -> None:
+    book = Book(IngressConfig())
+    book.book.mesh_opened(book.state, NodeId("n1"), 4711)
+    assert book.book.refresh(book.state) is not None
+    assert {backend.task_id: backend.via for backend in book.route().backends} == {"t1": "127.0.0.1:4711", "t2": ""}
+    book.book.mesh_opened(book.state, NodeId("n1"), 4711)
+    assert book.book.refresh(book.state) is None, "nothing is new"
