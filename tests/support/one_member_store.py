@@ -13,7 +13,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.runtime.changes import Changes
 from services.kit.state.state import State
-from services.kit.state.transaction import NOBODY, Change, Origin, TxResult
+from services.kit.state.transaction import NOBODY, Change, Origin, Transaction
 
 
 class OneMemberStore:
@@ -64,13 +64,16 @@ class OneMemberStore:
             ready=leads,
         )
 
-    async def _propose(self, context: Context, request: store.Propose) -> TxResult:
+    async def _propose(self, context: Context, request: store.Propose) -> store.ProposeReply:
         self._must_lead()
+        return store.ProposeReply(outcomes=tuple(self._apply(transaction) for transaction in request.transactions))
+
+    def _apply(self, transaction: Transaction) -> store.Outcome:
         before = self.state.version
-        result, changes = self.state.apply(request.transaction)
+        result, changes = self.state.apply(transaction)
         if self.state.version != before:
-            self.record(changes, request.transaction.origin)
-        return result
+            self.record(changes, transaction.origin)
+        return store.Outcome(result=result)
 
     def record(self, changes: tuple[Change, ...], origin: Origin = NOBODY) -> None:
         """Tell the watchers of a transaction that was applied to ``state``."""

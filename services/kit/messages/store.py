@@ -5,6 +5,7 @@ Objects travel as encoded bytes that the raft process does not need to understan
 
 from __future__ import annotations
 
+from services.kit.errors import NO_DETAILS, Details
 from services.kit.messages.method import MANAGERS, Call, Empty, Feed, Owner
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
@@ -14,9 +15,24 @@ from services.kit.state.transaction import NOBODY, Change, Origin, Transaction, 
 
 
 class Propose(Value, frozen=True, kw_only=True):
-    """Run one transaction. Sent again with the same (client, sequence) it is applied once and answers the same."""
+    """Run transactions, each by itself. One sent again with the same (client, sequence) is applied once and answers the same."""
 
-    transaction: Transaction
+    transactions: tuple[Transaction, ...]
+
+
+class Outcome(Value, frozen=True, kw_only=True):
+    """How one transaction went: its result, or the error that it would have ended with alone."""
+
+    result: TxResult | None = None
+    code: int = 0
+    message: str = ""
+    details: Details = NO_DETAILS
+
+
+class ProposeReply(Value, frozen=True, kw_only=True):
+    """The outcomes, in the order of the transactions."""
+
+    outcomes: tuple[Outcome, ...]
 
 
 class WatchRequest(Value, frozen=True, kw_only=True):
@@ -82,7 +98,9 @@ class BarrierReply(Value, frozen=True, kw_only=True):
     version: int
 
 
-PROPOSE = Call(name="store.propose", request=Propose, reply=TxResult, owner=Owner.RAFT, idempotent=True, leader=True)
+PROPOSE = Call(
+    name="store.propose", request=Propose, reply=ProposeReply, owner=Owner.RAFT, idempotent=True, leader=True
+)
 WATCH = Feed(name="store.watch", request=WatchRequest, item=WatchItem, owner=Owner.RAFT)
 BARRIER = Call(name="store.barrier", request=Barrier, reply=BarrierReply, owner=Owner.RAFT, idempotent=True)
 STATUS = Call(name="raft.status", request=Empty, reply=RaftStatus, owner=Owner.RAFT, roles=MANAGERS, idempotent=True)

@@ -18,6 +18,7 @@ from services.kit.messages.method import Empty
 from services.kit.runtime.clock import Clock
 from services.kit.state.sessions import RESULTS_MAX
 from services.kit.state.transaction import Op, Transaction, TxConflict, TxResult
+from services.kit.store.batches import Batches
 from services.kit.store.line import BackOff, Dial, Line
 
 UNDER_WAY_MAX = RESULTS_MAX // 2
@@ -44,6 +45,7 @@ class StoreClient:
         self._line = Line(dial)
         self._clock = clock
         self._sequence = 0
+        self._batches = Batches()
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
 
     async def propose(
@@ -108,6 +110,7 @@ class StoreClient:
     async def close(self) -> None:
         """Release the connection; idempotent."""
         await self._line.close()
+        await self._batches.close()
 
     async def _outcome(self, transaction: Transaction, deadline: float) -> TxResult:
         back_off = BackOff()
@@ -120,13 +123,11 @@ class StoreClient:
             try:
                 connection = await self._line.connection()
                 try:
-                    return await connection.call(
-                        store.PROPOSE, store.Propose(transaction=transaction), timeout_s=remaining_s
-                    )
+                    return await self._batches.propose(connection, transaction, timeout_s=remaining_s)
                 finally:
                     answered = connection.lost is None
-            except DeadlineExceeded as error:
-                _raise(error, unsure=True)
+            except DeadlineExceeded:
+                unsure = True
             except Unavailable as error:
                 unsure = unsure or error.details.maybe_executed
                 if answered and not error.details.maybe_executed:

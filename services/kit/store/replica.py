@@ -101,9 +101,7 @@ class Replica:
                     changes, full = difference(self.state, full), None
                     yield self._take(item.version, changes, reset=True)
 
-    def _take(
-        self, version: int, changes: Iterable[Change], *, reset: bool = False, origin: Origin = NOBODY
-    ) -> Batch:
+    def _take(self, version: int, changes: Iterable[Change], *, reset: bool = False, origin: Origin = NOBODY) -> Batch:
         assert reset or version == self.state.version + 1, f"watch jumped from {self.state.version} to {version}"
         events = tuple(self.state.absorb(version, tuple(changes)))
         batch = Batch(version=version, events=events, reset=reset, origin=origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 from services.kit.bus.api import Context
 from services.kit.bus.rpc import Table
@@ -46,20 +47,17 @@ class StoreService:
         table.on_call(store.LEAVE, self._leave)
         table.on_call(store.TRANSFER, self._transfer)
 
-    async def _propose(self, _context: Context, request: store.Propose) -> TxResult:
-        check_size(request.transaction)
-        outcome: asyncio.Future[TxResult | SwarmError] = asyncio.get_running_loop().create_future()
-
-        def done(result: TxResult | SwarmError) -> None:
-            if not outcome.done():
-                outcome.set_result(result)
-
-        self._member.proposing.propose(request.transaction, done)
+    async def _propose(self, _context: Context, request: store.Propose) -> store.ProposeReply:
+        answers = _Answers(len(request.transactions))
+        for place, transaction in enumerate(request.transactions):
+            try:
+                check_size(transaction)
+            except InvalidArgument as error:
+                answers.take(place, error)
+            else:
+                self._member.proposing.propose(transaction, partial(answers.take, place))
         self._driver.wake()
-        result = await outcome
-        if isinstance(result, SwarmError):
-            raise result
-        return result
+        return store.ProposeReply(outcomes=await answers.all)
 
     async def _barrier(self, _context: Context, _request: store.Barrier) -> store.BarrierReply:
         outcome: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -153,6 +151,28 @@ class StoreService:
             leader=record.node_id == leader,
             reachability=Reachability.REACHABLE if me else self._member.peers.reachability(record.node_id, now),
         )
+
+
+class _Answers:
+    """Gathers the outcomes of one message's transactions."""
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._outcomes = [store.Outcome()] * count
+        self.all: asyncio.Future[tuple[store.Outcome, ...]] = asyncio.get_running_loop().create_future()
+        if not count:
+            self.all.set_result(())
+
+    def take(self, place: int, answer: TxResult | SwarmError) -> None:
+        """Note how one transaction went."""
+        if isinstance(answer, SwarmError):
+            outcome = store.Outcome(code=answer.code, message=answer.message, details=answer.details)
+        else:
+            outcome = store.Outcome(result=answer)
+        self._outcomes[place] = outcome
+        self._missing -= 1
+        if not self._missing and not self.all.done():
+            self.all.set_result(tuple(self._outcomes))
 
 
 def check_size(transaction: Transaction) -> None:
