@@ -373,6 +373,8 @@ class ServiceSpec(Value, frozen=True, kw_only=True):
     rollback: UpdateConfig = UpdateConfig()
     endpoint: EndpointSpec = EndpointSpec()
     depends_on: tuple[Dependency, ...] = ()
+    rebalance: bool = False
+    """Running tasks may be moved to even out the nodes, as far as the cluster allows it. Beyond SwarmKit."""
 
 
 class NodeSpec(Value, frozen=True, kw_only=True):
@@ -472,6 +474,10 @@ class SchedulingConfig(Value, frozen=True, kw_only=True):
     cpu_overcommit: float = 1.0
     """How much processor time may be reserved on a node, as a multiple of what it has."""
     memory_overcommit: float = 1.0
+    moves_max: int = 0
+    """Most tasks that may be moving at one time to even out the nodes; 0 means that nothing is ever moved."""
+    moves_interval_s: float = 60.0
+    """How long after one round of moves the next one may begin."""
 
 
 class ClusterIngressConfig(Value, frozen=True, kw_only=True):

@@ -130,6 +130,8 @@ def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
     problems.at_least("orchestration.ghost_nodes_after_s", spec.orchestration.ghost_nodes_after_s, 0, "0 means never")
     scheduling = spec.scheduling
     problems.at_least("scheduling.evictions_max", scheduling.evictions_max, 0, "0 means that no task is ever ended")
+    problems.at_least("scheduling.moves_max", scheduling.moves_max, 0, "0 means that no task is ever moved")
+    problems.at_least("scheduling.moves_interval_s", scheduling.moves_interval_s, 0)
     for field, factor in (("cpu", scheduling.cpu_overcommit), ("memory", scheduling.memory_overcommit)):
         if not 0 < factor <= OVERCOMMIT_MAX:
             problems.add(f"scheduling.{field}_overcommit", f"must be more than 0 and at most {OVERCOMMIT_MAX}", factor)

@@ -177,6 +177,8 @@ def test_less_important_tasks_make_room_when_the_cluster_allows_it_and_wait_thei
     assert len(swarm.running("low")) == 2
     waiting = swarm.tasks("low", where=lambda task: task.status.state is TaskState.PENDING)
     assert len(waiting) == 2
+    told = swarm.tasks("low", where=lambda task: task.desired_state is TaskState.SHUTDOWN)
+    assert {task.reason for task in told} == {"made room for service high"}
     swarm.remove_service("high")
     swarm.pass_time(10)
     assert len(swarm.running("low")) == 4

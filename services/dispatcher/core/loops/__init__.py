@@ -9,6 +9,7 @@ from services.dispatcher.core.loops.global_mode import GlobalMode
 from services.dispatcher.core.loops.jobs import Jobs
 from services.dispatcher.core.loops.nodes import LostNodes
 from services.dispatcher.core.loops.reap import Reap
+from services.dispatcher.core.loops.rebalance import Rebalance
 from services.dispatcher.core.loops.replicated import Replicated
 from services.dispatcher.core.loops.restart import Restart
 from services.dispatcher.core.loops.specs import SpecVersions
@@ -21,6 +22,7 @@ from services.dispatcher.core.tasks import NewId
 
 def all_loops(new_id: NewId, first: tuple[Loop, ...] = ()) -> tuple[Loop, ...]:
     """Return fresh loops for one term. ``first`` is planned before all others: what was heard of nodes and tasks."""
+    scheduler = Scheduler()
     return (
         *first,  # what is observed comes before what is decided on it
         LostNodes(),  # orphans are ended tasks to all others
@@ -32,7 +34,8 @@ def all_loops(new_id: NewId, first: tuple[Loop, ...] = ()) -> tuple[Loop, ...]:
         CronRuns(),  # begins the runs
         Jobs(new_id),  # that these tasks are for
         Update(new_id),  # after the orchestrators: slots that are given up are not updated
-        Scheduler(),  # places what the loops above made, in the same write
+        Rebalance(new_id, scheduler),  # after it as well: what is updated is not moved
+        scheduler,  # places what the loops above made, in the same write
         Reap(),  # deletes what the loops above gave up and no node holds
         SpecVersions(),  # after the tasks that referred to them
         PayloadVersions(),  # after the templates that did

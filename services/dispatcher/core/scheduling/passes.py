@@ -25,6 +25,7 @@ from services.kit.model.states import TaskState
 
 ASSIGNED = "scheduler assigned task to node"
 CONFIRMED = "scheduler confirmed task can run on preassigned node"
+DISPLACED = "made room for service {}"
 ALL = "*"
 """The key that stands for everything that is worth a try."""
 TELL = "?"
@@ -157,7 +158,10 @@ class Pass:
         for eviction in evictions(fleet, fleet.bands, group, wanted, self._tenants, budget, within=~under_way.rows()):
             tasks = [self._view.tasks[tenant.task] for tenant in eviction.victims]
             under_way.add(group, eviction.row, [task.id for task in tasks])
-            self.steps += (Step(key=group.key, puts=(wanted_state(task, TaskState.SHUTDOWN),)) for task in tasks)
+            reason = DISPLACED.format(group.name or group.service)
+            self.steps += (
+                Step(key=group.key, puts=(wanted_state(task, TaskState.SHUTDOWN, reason),)) for task in tasks
+            )
 
     def _tenants(self, row: int) -> Iterator[Tenant]:
         """Yield the tasks of a row that may be ended: those that are meant to run."""
