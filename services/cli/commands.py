@@ -60,8 +60,12 @@ GROUPS = (
     Group(name="node", summary="the machines of the swarm", module="services.cli.verbs.node"),
     Group(name="service", summary="what runs on it", module="services.cli.verbs.service"),
     Group(name="task", summary="single units of work", module="services.cli.verbs.task"),
+    Group(name="secret", summary="what tasks must know and others must not", module="services.cli.verbs.secret"),
+    Group(name="config", summary="files that tasks read", module="services.cli.verbs.config"),
     Group(name="stack", summary="services from a Compose file", module="services.cli.verbs.stack"),
     Group(name="events", summary="what happens, as it happens", module="services.cli.verbs.events"),
+    Group(name="history", summary="what happened to one object, and who did it", module="services.cli.verbs.history"),
+    Group(name="why", summary="what keeps something from being where it should be", module="services.cli.verbs.why"),
     Group(name="completion", summary="command line completion for your shell", module="services.cli.verbs.completion"),
     Group(name="version", summary="versions of swarmctl and of the node", module="services.cli.verbs.version"),
 )

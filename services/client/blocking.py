@@ -2,83 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
+from services.client.blocking_payloads import BlockingConfigs, BlockingSecrets
 from services.client.client import TIMEOUT_S, Client
 from services.client.clusters import DEFAULT, Clusters
 from services.client.convergence import Progress
 from services.client.feed import ObjectChange
+from services.client.loop_thread import LoopThread as LoopThread
 from services.client.nodes import Nodes
 from services.client.services import Services
 from services.client.tasks import Tasks
 from services.kit.bus.api import Bus
-from services.kit.messages import control
+from services.kit.messages import control, inquiry
 from services.kit.messages.control import Filters
 from services.kit.messages.logs import LogBatch, LogLine
-from services.kit.model.ids import ServiceId
+from services.kit.model.ids import NodeId, ServiceId
 from services.kit.model.objects import Cluster, Node, Service, Task
 from services.kit.model.specs import ClusterSpec, NodeSpec, ServiceSpec
 from services.kit.model.states import Availability, LogStream
-
-ResultT = TypeVar("ResultT")
-
-
-class LoopThread:
-    """An event loop on a thread. Calls from any other thread; one thread at a time reads an iterator."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="swarmbus-client", daemon=True)
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """False once the thread was closed."""
-        return not self._loop.is_closed()
-
-    def run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """Run work on the loop and return its result; an interrupt of the caller cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def iterate(self, items: AsyncIterator[ResultT]) -> Iterator[ResultT]:
-        """Yield what an async iterator yields, and close it when the caller is done."""
-        try:
-            while True:
-                try:
-                    item = self.run(_next(items))
-                except StopAsyncIteration:
-                    return
-                yield item
-        finally:
-            if isinstance(items, AsyncGenerator) and self.alive:
-                self.run(_close(items))
-
-    def close(self) -> None:
-        """Stop the loop and wait for the thread; idempotent."""
-        if not self.alive:
-            return
-        self.run(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _next(items: AsyncIterator[ResultT]) -> ResultT:
-    return await items.__anext__()
-
-
-async def _close(items: AsyncGenerator[ResultT, None]) -> None:
-    await items.aclose()
 
 
 class BlockingClusters:
@@ -99,6 +44,13 @@ class BlockingClusters:
     def update(self, ref: str, change: Callable[[ClusterSpec], ClusterSpec]) -> Cluster:
         """Change the cluster's spec."""
         return self._thread.run(self._clusters.update(ref, change))
+
+    def put(
+        self, version: int, spec: ClusterSpec, *, rotate_worker: bool = False, rotate_manager: bool = False
+    ) -> Cluster:
+        """Replace the settings that were read at this version and make new tokens."""
+        work = self._clusters.put(version, spec, rotate_worker=rotate_worker, rotate_manager=rotate_manager)
+        return self._thread.run(work)
 
     def rotate_tokens(self, ref: str = DEFAULT, *, worker: bool = False, manager: bool = False) -> Cluster:
         """Make new join tokens."""
@@ -123,6 +75,10 @@ class BlockingNodes:
     def update(self, ref: str, change: Callable[[NodeSpec], NodeSpec]) -> Node:
         """Change a node's spec."""
         return self._thread.run(self._nodes.update(ref, change))
+
+    def put(self, node_id: NodeId, version: int, spec: NodeSpec) -> Node:
+        """Replace a spec that was read at this version."""
+        return self._thread.run(self._nodes.put(node_id, version, spec))
 
     def set_availability(self, ref: str, availability: Availability) -> Node:
         """Let the scheduler use a node, pause it or drain it."""
@@ -165,6 +121,22 @@ class BlockingServices:
     def update(self, ref: str, change: Callable[[ServiceSpec], ServiceSpec]) -> Service:
         """Replace a service's spec by a changed one."""
         return self._thread.run(self._services.update(ref, change))
+
+    def put(self, service_id: ServiceId, version: int, spec: ServiceSpec) -> Service:
+        """Replace a spec that was read at this version."""
+        return self._thread.run(self._services.put(service_id, version, spec))
+
+    def put_back(self, service_id: ServiceId, version: int) -> Service:
+        """Go back to the previous spec of a service that was read at this version."""
+        return self._thread.run(self._services.put_back(service_id, version))
+
+    def pause(self, ref: str) -> Service:
+        """Stop a service's update where it is."""
+        return self._thread.run(self._services.pause(ref))
+
+    def resume(self, ref: str) -> Service:
+        """Let a paused update go on."""
+        return self._thread.run(self._services.resume(ref))
 
     def scale(self, ref: str, replicas: int) -> Service:
         """Set the number of tasks."""
@@ -243,6 +215,8 @@ class BlockingClient:
         self.nodes = BlockingNodes(self._thread, self._client.nodes)
         self.services = BlockingServices(self._thread, self._client.services)
         self.tasks = BlockingTasks(self._thread, self._client.tasks)
+        self.secrets = BlockingSecrets(self._thread, self._client.secrets)
+        self.configs = BlockingConfigs(self._thread, self._client.configs)
 
     @property
     def socket(self) -> str:
@@ -271,6 +245,14 @@ class BlockingClient:
     def version(self) -> control.VersionReply:
         """Return what answers: its version, protocol and node."""
         return self._thread.run(self._client.version())
+
+    def why(self, ref: str, *, stale: bool = False) -> inquiry.WhyReply:
+        """Return why a service, task or node is not where it should be."""
+        return self._thread.run(self._client.why(ref, stale=stale))
+
+    def history(self, ref: str, *, related: bool = False, most: int = 200) -> inquiry.HistoryReply:
+        """Return what happened to one object, as far as the manager remembers."""
+        return self._thread.run(self._client.history(ref, related=related, most=most))
 
     def watch(
         self, *, tables: Iterable[str] = (), services: Iterable[str] = (), version: int = 0

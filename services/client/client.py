@@ -13,11 +13,12 @@ from services.client.clusters import Clusters
 from services.client.feed import ObjectChange
 from services.client.line import ControlLine
 from services.client.nodes import Nodes
+from services.client.payloads import Configs, Secrets
 from services.client.services import Services
 from services.client.socket import control_socket
 from services.client.tasks import Tasks
 from services.kit.bus.api import Bus
-from services.kit.messages import control, logs
+from services.kit.messages import control, inquiry, logs
 from services.kit.messages.logs import LogBatch, LogLine, LogOptions, LogSelector
 from services.kit.messages.method import Empty
 from services.kit.model.states import LogStream
@@ -46,6 +47,8 @@ class Client:
     nodes: Nodes
     services: Services
     tasks: Tasks
+    secrets: Secrets
+    configs: Configs
 
     def __init__(
         self,
@@ -69,6 +72,8 @@ class Client:
         self.nodes = Nodes(self._line)
         self.services = Services(self._line)
         self.tasks = Tasks(self._line)
+        self.secrets = Secrets(self._line)
+        self.configs = Configs(self._line)
 
     @property
     def socket(self) -> str:
@@ -97,6 +102,18 @@ class Client:
     async def version(self) -> control.VersionReply:
         """Return what answers: its version, protocol and node."""
         return await self._line.call(control.VERSION, Empty())
+
+    async def why(self, ref: str, *, stale: bool = False) -> inquiry.WhyReply:
+        """Return why a service, task or node is not where it should be; without findings all is as it should be.
+
+        >>> for finding in (await swarm.why("web")).findings:  # doctest: +SKIP
+        ...     print(finding.about, "waits for", finding.waits_for)
+        """
+        return await self._line.call(inquiry.WHY, inquiry.WhyRequest(ref=ref, stale=stale))
+
+    async def history(self, ref: str, *, related: bool = False, most: int = 200) -> inquiry.HistoryReply:
+        """Return what happened to one object, as far as the manager remembers; ``related`` adds the tasks of a service or node."""
+        return await self._line.call(inquiry.HISTORY, inquiry.HistoryRequest(ref=ref, related=related, most=most))
 
     async def watch(
         self, *, tables: Iterable[str] = (), services: Iterable[str] = (), version: int = 0

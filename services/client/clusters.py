@@ -46,6 +46,15 @@ class Clusters:
 
         return await write_changed(read, lambda cluster: cluster.spec, change, send)
 
+    async def put(
+        self, version: int, spec: ClusterSpec, *, rotate_worker: bool = False, rotate_manager: bool = False
+    ) -> Cluster:
+        """Replace the settings that were read at this version and make new tokens; raises Conflict when somebody wrote in between."""
+        request = control.UpdateClusterRequest(
+            version=version, spec=spec, rotate_worker_token=rotate_worker, rotate_manager_token=rotate_manager
+        )
+        return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
+
     async def rotate_tokens(self, ref: str = DEFAULT, *, worker: bool = False, manager: bool = False) -> Cluster:
         """Make new join tokens; the old ones let nobody in from then on. Not repeated after an unknown outcome."""
         cluster = await self.get(ref)

@@ -31,6 +31,12 @@ class ObjectChange(Value, frozen=True, kw_only=True):
     table: Table
     object: Object
     """As it is now; for a remove, as it was last."""
+    actor: str = ""
+    """Who made the transaction."""
+    cause: str = ""
+    """The method that was called, or the loops that decided."""
+    at: float = 0.0
+    """When, in seconds since the epoch."""
 
 
 class Opened(Value, frozen=True, kw_only=True):
@@ -48,6 +54,9 @@ def changes_of(item: control.ObjectEvents) -> tuple[ObjectChange, ...]:
             action=event.action,
             table=Table(event.table),
             object=decode_object(Table(event.table), event.object),
+            actor=item.actor,
+            cause=item.cause,
+            at=item.at,
         )
         for event in item.events
     )

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from services.client.changes import write_changed
 from services.client.line import ControlLine
 from services.kit.messages import control
+from services.kit.model.ids import NodeId
 from services.kit.model.objects import Node
 from services.kit.model.specs import NodeSpec
 from services.kit.model.states import Availability
@@ -44,6 +45,11 @@ class Nodes:
             return (await self._line.call(control.UPDATE_NODE, request)).node
 
         return await write_changed(read, lambda node: node.spec, change, send)
+
+    async def put(self, node_id: NodeId, version: int, spec: NodeSpec) -> Node:
+        """Replace a spec that was read at this version; raises Conflict when somebody wrote in between. Not repeated."""
+        request = control.UpdateNodeRequest(node_id=node_id, version=version, spec=spec)
+        return (await self._line.call(control.UPDATE_NODE, request)).node
 
     async def set_availability(self, ref: str, availability: Availability) -> Node:
         """Let the scheduler use a node (active), give it nothing new (pause), or take its tasks elsewhere (drain)."""

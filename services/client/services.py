@@ -77,6 +77,28 @@ class Services:
 
         return await write_changed(read, lambda service: service.spec, change, send)
 
+    async def put(self, service_id: ServiceId, version: int, spec: ServiceSpec) -> Service:
+        """Replace a spec that was read at this version; raises Conflict when somebody wrote in between. Not repeated."""
+        request = control.UpdateServiceRequest(service_id=service_id, version=version, spec=spec)
+        return (await self._line.call(control.UPDATE_SERVICE, request)).service
+
+    async def put_back(self, service_id: ServiceId, version: int) -> Service:
+        """Go back to the previous spec of a service that was read at this version; raises as ``put`` and ``rollback`` do."""
+        request = control.UpdateServiceRequest(service_id=service_id, version=version, rollback=True)
+        return (await self._line.call(control.UPDATE_SERVICE, request)).service
+
+    async def pause(self, ref: str) -> Service:
+        """Stop a service's update (or rollback) where it is; raises FailedPrecondition when none is under way."""
+        service = await self.get(ref)
+        request = control.UpdateServiceRequest(service_id=service.id, version=service.meta.version, pause=True)
+        return (await self._line.call(control.UPDATE_SERVICE, request)).service
+
+    async def resume(self, ref: str) -> Service:
+        """Let a paused update (or rollback) go on; what failed before does not count any more."""
+        service = await self.get(ref)
+        request = control.UpdateServiceRequest(service_id=service.id, version=service.meta.version, resume=True)
+        return (await self._line.call(control.UPDATE_SERVICE, request)).service
+
     async def scale(self, ref: str, replicas: int) -> Service:
         """Set the number of tasks; raises FailedPrecondition for a service that has no such number."""
 

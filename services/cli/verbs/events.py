@@ -66,6 +66,7 @@ def event_line(change: ObjectChange) -> str:
         change.action,
         thing.id,
         _more(thing),
+        f"by {change.actor}" + (f" ({change.cause})" if change.cause else "") if change.actor else "",
     )
     return clean("  ".join(word for word in words if word))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import aclosing
 
 from services.cli import waiting
@@ -218,6 +218,18 @@ async def _remove(context: Context, flags: argparse.Namespace) -> Outcome:
     return await context.each(flags.services, act)
 
 
+async def _pause(context: Context, flags: argparse.Namespace) -> Outcome:
+    return await context.each(flags.services, lambda ref: _id_of(context.client.services.pause(ref)))
+
+
+async def _resume(context: Context, flags: argparse.Namespace) -> Outcome:
+    return await context.each(flags.services, lambda ref: _id_of(context.client.services.resume(ref)))
+
+
+async def _id_of(work: Awaitable[Service]) -> str:
+    return (await work).id
+
+
 COMMANDS = (
     Command(
         name="create",
@@ -238,6 +250,8 @@ COMMANDS = (
         tail=Tail.DASHED,
         usage="SERVICE [-- COMMAND…]",
     ),
+    Command(name="pause", summary="stop the updates of services where they are", arguments=_services, run=_pause),
+    Command(name="resume", summary="let paused updates go on", arguments=_services, run=_resume),
     Command(name="scale", summary="set the number of tasks", arguments=_scale_arguments, run=_scale),
     Command(name="logs", summary="show what tasks wrote", arguments=_logs_arguments, run=_logs, aliases=("log",)),
     Command(

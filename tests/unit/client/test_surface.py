@@ -11,9 +11,11 @@ import pytest
 import services.client.build
 import swarmbus
 from services.client import blocking
+from services.client.blocking_payloads import BlockingConfigs, BlockingSecrets
 from services.client.client import Client
 from services.client.clusters import Clusters
 from services.client.nodes import Nodes
+from services.client.payloads import Configs, Secrets
 from services.client.services import Services
 from services.client.socket import control_socket
 from services.client.tasks import Tasks
@@ -25,6 +27,8 @@ PAIRS = (
     (Nodes, blocking.BlockingNodes),
     (Services, blocking.BlockingServices),
     (Tasks, blocking.BlockingTasks),
+    (Secrets, BlockingSecrets),
+    (Configs, BlockingConfigs),
 )
 
 
