@@ -68,6 +68,16 @@ class NodeSettings(BaseSettings):
     force_new_cluster: bool = Field(
         default=False, description="make this manager the only one of its cluster, keeping services and tasks"
     )
+    listen_http: str = Field(
+        "",
+        description="serve Docker's swarm API, the page and metrics over HTTP: unix:///path or host:port, several with commas",
+    )
+    http_tls_dir: str = Field(
+        "", description="directory with ca.pem, cert.pem and key.pem: HTTP over TCP then asks for a client certificate"
+    )
+    http_token_file: str = Field(
+        "", description="file with the token that lets HTTP clients without a certificate change things"
+    )
     heartbeat_tick: int = Field(
         1, ge=1, le=100, description="ticks of 60 ms between two heartbeats of the store's leader"
     )

@@ -35,6 +35,7 @@ from services.supervisor.core.child import (
     Terminate,
     Timer,
 )
+from services.supervisor.core.plan import OPTIONAL
 from services.supervisor.shell.orphans import ChildrenLock
 
 Command = Callable[[str], list[str]]
@@ -140,6 +141,8 @@ class Children:
                     self._signal(name, signal.SIGKILL)
                 case Note():
                     self._log.error(action.event, child=name, cause=action.cause, restart_in_s=action.restart_in_s)
+                case GiveUp() if name in OPTIONAL:
+                    self._log.error("process given up", child=name, cause=action.reason)
                 case GiveUp():
                     self._gave_up(action.code, action.reason)
         if child.state in {ChildState.STOPPED, ChildState.FAILED}:

@@ -12,7 +12,7 @@ from services.kit.messages import supervise
 from services.kit.messages.method import Empty
 from services.kit.messages.supervise import Attach, Facts, ManagersReport, NodeReport, Order, ReadyReport, StatusReply
 from services.kit.model.objects import ManagerPeer
-from services.supervisor.core.plan import CHILDREN
+from services.supervisor.core.plan import CHILDREN, OPTIONAL
 from services.supervisor.shell.board import Board
 
 
@@ -65,7 +65,7 @@ class Front:
 
     async def _orders(self, context: Context, attach: Attach) -> AsyncIterator[Order]:
         """Give a child its first facts when it may begin, then all changes."""
-        if attach.process not in CHILDREN:
+        if attach.process not in (*CHILDREN, *OPTIONAL):
             raise NotFound(f"{attach.process!r} is not a process of a node")
         sent: Facts | None = None
         while True:

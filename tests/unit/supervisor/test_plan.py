@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.kit.model.states import Role
-from services.supervisor.core.plan import CHILDREN, NEEDS, STOP_STAGES, may_begin, wanted
+from services.supervisor.core.plan import CHILDREN, NEEDS, OPTIONAL, STOP_STAGES, may_begin, optional, wanted
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -15,6 +15,13 @@ def begins(child: str, *ready: str, has_identity: bool = True, bootstrapping: bo
 def test_a_worker_runs_the_agent_half_and_a_manager_everything() -> None:
     assert wanted(Role.WORKER) == wanted(None) == ("gateway", "agent")
     assert set(wanted(Role.MANAGER)) == set(CHILDREN)
+
+
+def test_the_web_process_runs_where_it_is_asked_for() -> None:
+    assert optional(listen_http="") == ()
+    assert optional(listen_http="unix:///run/docker.sock") == ("web",)
+    assert begins("web", "gateway")
+    assert not begins("web", "raft")
 
 
 def test_before_there_is_an_identity_only_the_ca_of_a_new_cluster_begins() -> None:
@@ -40,6 +47,6 @@ def test_everything_begins_in_some_order_without_a_circle() -> None:
 
 def test_whoever_asks_stops_before_whoever_answers() -> None:
     stage_of = {child: number for number, stage in enumerate(STOP_STAGES) for child in stage}
-    assert set(stage_of) == set(CHILDREN)
+    assert set(stage_of) == {*CHILDREN, *OPTIONAL}
     for child, needs in NEEDS.items():
         assert all(stage_of[child] < stage_of[needed] for needed in needs)
