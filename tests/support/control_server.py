@@ -44,6 +44,7 @@ from services.kit.runtime.clock import SystemClock
 from services.kit.runtime.ids import SeededIds
 from services.kit.state.state import State
 from services.kit.state.transaction import Change, Op, Transaction, create, remove, update
+from tests.support.control_payloads import Payloads
 
 ObjectT = TypeVar("ObjectT", bound=Object)
 RequestT = TypeVar("RequestT", bound=Value)
@@ -98,22 +99,23 @@ class ControlServer:
     def methods(self) -> Methods:
         """Return what a listener answers."""
         table = Methods(trusted=True)
-        self._answer(table, control.GET_CLUSTER, self._get_cluster)
-        self._answer(table, control.UPDATE_CLUSTER, self._update_cluster)
-        self._answer(table, control.LIST_NODES, self._list_nodes)
-        self._answer(table, control.GET_NODE, self._get_node)
-        self._answer(table, control.UPDATE_NODE, self._update_node)
-        self._answer(table, control.REMOVE_NODE, self._remove_node)
-        self._answer(table, control.LIST_SERVICES, self._list_services)
-        self._answer(table, control.GET_SERVICE, self._get_service)
-        self._answer(table, control.CREATE_SERVICE, self._create_service)
-        self._answer(table, control.UPDATE_SERVICE, self._update_service)
-        self._answer(table, control.REMOVE_SERVICE, self._remove_service)
-        self._answer(table, control.SERVICE_STATUSES, self._statuses)
-        self._answer(table, control.LIST_TASKS, self._list_tasks)
-        self._answer(table, control.GET_TASK, self._get_task)
-        self._answer(table, control.REMOVE_TASK, self._remove_task)
-        self._answer(table, control.VERSION, self._version)
+        self.answer(table, control.GET_CLUSTER, self._get_cluster)
+        self.answer(table, control.UPDATE_CLUSTER, self._update_cluster)
+        self.answer(table, control.LIST_NODES, self._list_nodes)
+        self.answer(table, control.GET_NODE, self._get_node)
+        self.answer(table, control.UPDATE_NODE, self._update_node)
+        self.answer(table, control.REMOVE_NODE, self._remove_node)
+        self.answer(table, control.LIST_SERVICES, self._list_services)
+        self.answer(table, control.GET_SERVICE, self._get_service)
+        self.answer(table, control.CREATE_SERVICE, self._create_service)
+        self.answer(table, control.UPDATE_SERVICE, self._update_service)
+        self.answer(table, control.REMOVE_SERVICE, self._remove_service)
+        self.answer(table, control.SERVICE_STATUSES, self._statuses)
+        self.answer(table, control.LIST_TASKS, self._list_tasks)
+        self.answer(table, control.GET_TASK, self._get_task)
+        self.answer(table, control.REMOVE_TASK, self._remove_task)
+        self.answer(table, control.VERSION, self._version)
+        Payloads(self).answer(table)
         table.on_feed(control.WATCH, self._watch)
         table.on_feed(logs.SUBSCRIBE, self._logs)
         return table
@@ -191,9 +193,11 @@ class ControlServer:
 
     # -- handlers
 
-    def _answer(
+    def answer(
         self, table: Methods, method: Call[RequestT, ReplyT], handler: Callable[[Context, RequestT], ReplyT]
     ) -> None:
+        """Answer a method by a handler, with the faults that were asked for."""
+
         async def run(context: Context, request: RequestT) -> ReplyT:
             self.calls[method.name] += 1
             before, after = self.refuse_before.get(method.name), self.refuse_after.get(method.name)

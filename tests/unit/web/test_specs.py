@@ -1,0 +1,229 @@
+"""A service's spec in Docker's words and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from services.kit.errors import InvalidArgument, Unimplemented
+from services.kit.model.ids import SecretId
+from services.kit.model.specs import (
+    Annotations,
+    ContainerSpec,
+    DriverConfig,
+    EndpointSpec,
+    FileTarget,
+    GenericResource,
+    Global,
+    GlobalJob,
+    HealthCheck,
+    Mount,
+    Placement,
+    Platform,
+    PortConfig,
+    Privileges,
+    Replicated,
+    ReplicatedJob,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    SecretReference,
+    ServiceSpec,
+    SpreadPreference,
+    TaskSpec,
+    Ulimit,
+    UpdateConfig,
+)
+from services.kit.model.states import (
+    EndpointMode,
+    FailureAction,
+    MountType,
+    Protocol,
+    PublishMode,
+    RestartCondition,
+    UpdateOrder,
+)
+from services.web.core.spec_in import read_service
+from services.web.core.spec_out import service_spec
+
+FULL = ServiceSpec(
+    annotations=Annotations(name="web", labels={"a": "b"}),
+    task=TaskSpec(
+        driver="process",
+        driver_options={"network": "host", "log_bytes_max": "9"},
+        container=ContainerSpec(
+            image="nginx:1",
+            command=("/bin/run",),
+            args=("-x", "1"),
+            env=("A=1",),
+            labels={"c": "d"},
+            hostname="h",
+            dir="/srv",
+            user="me",
+            groups=("video",),
+            init=True,
+            tty=True,
+            open_stdin=True,
+            read_only=True,
+            stop_signal="SIGINT",
+            stop_grace_period_s=7.5,
+            mounts=(
+                Mount(type=MountType.BIND, source="/a", target="/b", propagation="rslave", read_only=True),
+                Mount(
+                    type=MountType.VOLUME, source="v", target="/c", no_copy=True, volume_driver="nfs", labels={"x": "y"}
+                ),
+                Mount(type=MountType.TMPFS, target="/d", tmpfs_size_bytes=64, tmpfs_mode=0o1777),
+            ),
+            secrets=(
+                SecretReference(secret_id=SecretId("s1"), secret_name="s", target=FileTarget(name="f", mode=0o400)),
+            ),
+            health_check=HealthCheck(
+                test=("CMD", "true"), interval_s=1.0, timeout_s=2.0, retries=4, start_period_s=3.0
+            ),
+            privileges=Privileges(no_new_privileges=True),
+            capability_add=("CAP_KILL",),
+            capability_drop=("ALL",),
+            sysctls={"net.core.somaxconn": "9"},
+            ulimits=(Ulimit(name="nofile", soft=1, hard=2),),
+            oom_score_adj=-5,
+            pids_limit=12,
+            hosts=("10.0.0.1 db",),
+            nameservers=("10.0.0.53",),
+            dns_search=("a.org",),
+            dns_options=("ndots:2",),
+            registry_auth="secret",
+            devices=("/dev/fuse",),
+        ),
+        resources=ResourceRequirements(
+            limits=Resources(nano_cpus=5, memory_bytes=6),
+            reservations=Resources(generic=(GenericResource(kind="gpu", count=2),)),
+            swap_bytes=0,
+            memory_swappiness=0,
+        ),
+        restart=RestartPolicy(condition=RestartCondition.NONE, delay_s=0.0, max_attempts=3, window_s=9.0),
+        placement=Placement(
+            constraints=("node.role==worker",),
+            preferences=(SpreadPreference(descriptor="node.labels.z"),),
+            platforms=(Platform(os="linux"),),
+            max_replicas=2,
+        ),
+        log_driver=DriverConfig(name="syslog", options={"tag": "x"}),
+        force_update=3,
+    ),
+    mode=Replicated(replicas=0),
+    update=UpdateConfig(
+        parallelism=0,
+        delay_s=1.5,
+        failure_action=FailureAction.ROLLBACK,
+        monitor_s=2.0,
+        max_failure_ratio=0.25,
+        order=UpdateOrder.START_FIRST,
+    ),
+    endpoint=EndpointSpec(
+        mode=EndpointMode.DNSRR,
+        ports=(PortConfig(target_port=80, published_port=8080, protocol=Protocol.UDP, publish_mode=PublishMode.HOST),),
+    ),
+)
+
+
+def through_json(spec: ServiceSpec) -> object:
+    return json.loads(json.dumps(service_spec(spec)))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        FULL,
+        ServiceSpec(annotations=Annotations(name="x"), mode=Global()),
+        ServiceSpec(annotations=Annotations(name="x"), mode=ReplicatedJob(max_concurrent=2, total_completions=9)),
+        ServiceSpec(annotations=Annotations(name="x"), mode=GlobalJob()),
+    ],
+)
+def test_what_is_shown_and_sent_back_changes_nothing(spec: ServiceSpec) -> None:
+    """The docker command changes a service by sending back what it was shown: nothing may be lost on the way."""
+    assert read_service(through_json(spec), spec) == spec
+
+
+def test_what_dockers_words_cannot_say_is_only_lost_for_a_new_service() -> None:
+    made = read_service(through_json(FULL), None)
+    container = replace(FULL.task.container, registry_auth="", devices=())
+    assert made == replace(FULL, task=replace(FULL.task, container=container, driver_options={"network": "host"}))
+
+
+def test_a_minimal_request_gets_the_usual_values() -> None:
+    made = read_service({"Name": "x", "TaskTemplate": {"ContainerSpec": {"Image": "nginx"}}}, None)
+    assert made == ServiceSpec(annotations=Annotations(name="x"), task=TaskSpec(container=ContainerSpec(image="nginx")))
+
+
+def test_keys_are_known_in_letters_of_either_case() -> None:
+    body = {"name": "x", "Mode": {"replicated": {"replicas": 2}}, "tasktemplate": {"containerspec": {"image": "a"}}}
+    assert read_service(body, None).mode == Replicated(replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            {"TaskTemplate": {"ContainerSpec": {"CredentialSpec": {"File": "x"}}}},
+            "TaskTemplate.ContainerSpec.CredentialSpec",
+        ),
+        ({"TaskTemplate": {"ContainerSpec": {"Privileges": {"Seccomp": {"Mode": "x"}}}}}, "Privileges.Seccomp"),
+        (
+            {"TaskTemplate": {"ContainerSpec": {"Mounts": [{"Type": "bind", "ImageOptions": {"a": 1}}]}}},
+            "Mounts[0].ImageOptions",
+        ),
+        ({"TaskTemplate": {"Networks": [{"Target": "mine"}]}}, "there are no overlay networks"),
+        ({"TaskTemplate": {"Runtime": "plugin"}}, "runs no plugins"),
+        ({"Nonsense": 1, "Zero": 0, "Nothing": None}, "Nonsense"),
+    ],
+)
+def test_what_swarmbus_does_not_have_is_refused_by_its_name(body: dict[str, object], told: str) -> None:
+    with pytest.raises(Unimplemented) as caught:
+        read_service({"Name": "x", **body}, None)
+    assert told in str(caught.value)
+    assert "Zero" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"Name": 5}, "Name: is not str"),
+        ({"Mode": {"Replicated": {}, "Global": {}}}, "only one service mode"),
+        ({"Mode": {"Replicated": {"Replicas": True}}}, "is not int"),
+        ({"TaskTemplate": {"ContainerSpec": {"Env": ["A=1", 2]}}}, "a list of strings"),
+        ({"TaskTemplate": {"RestartPolicy": {"Condition": "sometimes"}}}, "is not known"),
+        ({"TaskTemplate": []}, "is not dict"),
+    ],
+)
+def test_what_is_wrong_is_refused(body: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read_service({"Name": "x", **body}, None)
+    assert told in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["Name", "TaskTemplate", "ContainerSpec", "Mounts", "Mode", "Replicated", "Ports", "Env", "x"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_whatever_is_sent_is_a_spec_or_an_error_of_the_users(body: object) -> None:
+    try:
+        read_service(body, None)
+    except (InvalidArgument, Unimplemented):
+        return
