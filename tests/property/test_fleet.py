@@ -194,7 +194,7 @@ def live(seed: int) -> Run:
     """Run one life to its end."""
     try:
         run = Run(seed)
-        for _ in range(run.rng.randrange(3, 15)):
+        for _ in range(run.rng.randrange(3, 30)):
             run.step()
         run.check()
     except AssertionError as error:

@@ -333,6 +333,15 @@ def check(fleet: Fleet) -> None:
     for account in fleet.accounts.values():
         account.check()
         assert account.tasks, "an account is open without tasks"
+        branches = account.branches
+        if branches is not None and branches.epoch == fleet.facts_epoch:
+            counts: Counter[tuple[str, ...]] = Counter()
+            for row, tasks in account.tasks.items():
+                path = fleet.labels(row, branches.preferences)
+                counts.update({path[:depth]: tasks for depth in range(1, len(path) + 1)})
+            assert {path: tasks for path, tasks in branches.tasks.items() if tasks} == counts, (
+                "branches are out of step"
+            )
     fleet.ports.check()
     fleet.shunned.check()
     if fleet.loads is not None:

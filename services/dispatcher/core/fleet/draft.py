@@ -7,7 +7,6 @@ from services.dispatcher.core.fleet.dimension import Dimension
 from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.group import Group
 from services.dispatcher.core.fleet.levels import Levels
-from services.dispatcher.core.fleet.match import has_ports_free, is_below_max
 from services.kit.model.states import PlacementStrategy
 
 
@@ -59,10 +58,6 @@ class Draft:
         if self.group.max_replicas:
             wanted = min(wanted, self.group.max_replicas - self.tasks_on(row))
         return max(wanted, 0)
-
-    def still_open(self, rows: Bits) -> Bits:
-        """Return the rows that what was taken in this draft did not close."""
-        return self.maybe(rows & has_ports_free(self.fleet, self.group) & is_below_max(self.fleet, self.group))
 
     def tasks_on(self, row: int) -> int:
         """Return the service's tasks on a row."""

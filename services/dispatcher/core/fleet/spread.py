@@ -16,7 +16,10 @@ _SWEEP_FROM = 8
 
 
 def spread(draft: Draft, wanted: int, rows: Bits) -> int:
-    """Place up to ``wanted`` tasks on these rows and return how many are left over. The rows have passed all other filters."""
+    """Place up to ``wanted`` tasks on these rows and return how many are left over.
+
+    The rows have passed all other filters before the draft began; what the draft itself took is looked at here.
+    """
     failing = bits_of(draft.penalties) & rows
     left = _evenly(draft, wanted, rows ^ failing)
     return _by_failures(draft, left, failing) if left and failing else left

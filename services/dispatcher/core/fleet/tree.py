@@ -45,7 +45,7 @@ class _Tree:
     def place(self, path: Path, rows: Bits, wanted: int) -> int:
         """Place up to ``wanted`` tasks below a branch; return how many are left over."""
         if len(path) == len(self._preferences):
-            return spread(self._draft, wanted, self._draft.still_open(rows))
+            return spread(self._draft, wanted, self._draft.maybe(rows))
         below = self._below(path, rows)
         if len(below) == 1:
             return self.place(*below[0], wanted)
