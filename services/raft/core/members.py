@@ -86,7 +86,7 @@ class Membership:
         self._base = base
         self._base_index = base_index
         self._changes: list[tuple[int, MembershipChange]] = []
-        self.latest = base
+        self._become(base)
 
     @property
     def last_index(self) -> int:
@@ -98,13 +98,13 @@ class Membership:
         if index > self._base_index:
             assert index > self.last_index, f"membership entry {index} after {self.last_index}"
             self._changes.append((index, change))
-            self.latest = self.latest.after(change)
+            self._become(self.latest.after(change))
 
     def cut_from(self, index: int) -> None:
         """Undo the changes whose entries are gone."""
         while self._changes and self._changes[-1][0] >= index:
             self._changes.pop()
-        self.latest = self.at(self.last_index)
+        self._become(self.at(self.last_index))
 
     def at(self, index: int) -> Configuration:
         """Return the configuration as of an index at or behind the base."""
@@ -114,6 +114,11 @@ class Membership:
                 break
             configuration = configuration.after(change)
         return configuration
+
+    def _become(self, configuration: Configuration) -> None:
+        self.latest = configuration
+        self.ids = configuration.ids
+        """Ids of the latest members, asked for several times a turn."""
 
     def rebase(self, index: int) -> None:
         """Forget how the configuration at ``index`` came to be."""

@@ -21,7 +21,10 @@ _OP_BYTES = 48
 
 def size_of(transaction: Transaction) -> int:
     """Return about how many bytes a transaction takes."""
-    return len(transaction.client) + sum(_OP_BYTES + len(op.id) + len(op.object) for op in transaction.ops)
+    size = len(transaction.client)
+    for op in transaction.ops:
+        size += _OP_BYTES + len(op.id) + len(op.object)
+    return size
 
 
 class ProposalQueue:

@@ -25,8 +25,7 @@ class Compaction:
     async def run(self) -> None:
         """Take a snapshot whenever one is due."""
         while True:
-            while not self._due():
-                await self._driver.turned.wait()
+            await self._driver.until(self._due)
             await self._take()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from services.kit.runtime.changes import Changes
 from services.raft.shell.member import Member
@@ -25,21 +26,39 @@ class Driver:
         self._woken = asyncio.Event()
         self._seen_state = (0, 0)
         self._seen_status: tuple[object, ...] = ()
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def wake(self) -> None:
         """Have a turn soon."""
         self._woken.set()
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds after a turn. It must be cheap: it is looked at after each one."""
+        if condition():
+            return
+        holds: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((condition, holds))
+        await holds
+
     async def run(self) -> None:
         """Turn until cancelled; what a turn raises ends the process."""
-        loop = asyncio.get_running_loop()
-        while True:
-            timer = loop.call_later(0 if self.member.busy else self._tick_s, self._woken.set)
-            await self._woken.wait()
-            timer.cancel()
-            self._woken.clear()
-            self.member.turn()
-            self._announce()
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        try:
+            while True:
+                if not self.member.busy:
+                    await self._woken.wait()
+                else:
+                    await asyncio.sleep(0)
+                self._woken.clear()
+                self.member.turn()
+                self._announce()
+        finally:
+            self._timer.cancel()
+
+    def _tick(self) -> None:
+        """Have a turn now and then, whatever happens."""
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        self._woken.set()
 
     def _announce(self) -> None:
         member, machine = self.member, self.member.machine
@@ -54,3 +73,15 @@ class Driver:
             self._seen_status = status
             self.status_changed.announce()
         self.turned.announce()
+        if self._waiting:
+            self._settle()
+
+    def _settle(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for condition, holds in waiting:
+            if holds.done():
+                continue
+            if condition():
+                holds.set_result(None)
+            else:
+                self._waiting.append((condition, holds))

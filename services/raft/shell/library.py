@@ -100,6 +100,8 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
         self._journal = _Journal(log)
         self._no_snapshots = _NoSnapshots()
         self._commands: list[bytes] = []
+        self._counted: frozenset[NodeId] | None = None
+        """The members that the library counts: those of the log when it was last compared."""
         self._commit_sent = 0
         self._commit_due: float | None = None
 
@@ -188,7 +190,10 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def follow_members(self) -> None:
         """Make the library count the members of the log, whatever just happened to it."""
-        wanted = self._log.membership.latest.ids
+        wanted = self._log.membership.ids
+        if wanted is self._counted:
+            return
+        self._counted = wanted
         counted = {NodeId(node.id) for node in self.otherNodes}
         for node_id in sorted(counted - wanted):
             self._SyncObj__doChangeCluster(["rem", node_id])

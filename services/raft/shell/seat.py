@@ -47,7 +47,7 @@ class Seat:
         self.elections = Elections(shortest_timeout_s=timing.election_timeout_min_s)
         self.outbox = Outbox(log.entries, self.send_now, heartbeat_s=timing.heartbeat_s)
         self._post = post
-        self.consensus = Consensus(me=self.me, members=log.membership.latest.ids, log=log, timing=timing, owner=owner)
+        self.consensus = Consensus(me=self.me, members=log.membership.ids, log=log, timing=timing, owner=owner)
         if machine.applied_index:
             self.consensus.begin_at(machine.applied_index)
         else:
@@ -70,7 +70,7 @@ class Seat:
     @property
     def member_ids(self) -> frozenset[NodeId]:
         """Ids of the members, this one included once it is one."""
-        return self.log.membership.latest.ids
+        return self.log.membership.ids
 
     @property
     def others(self) -> list[NodeId]:

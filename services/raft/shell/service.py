@@ -74,8 +74,7 @@ class StoreService:
             self._member.reading.abandon(answer)
         if index is None:
             raise self._member.not_leader()
-        while self._machine.applied_index < index:
-            await self._driver.turned.wait()
+        await self._driver.until(lambda: self._machine.applied_index >= index)
         return store.BarrierReply(version=self._machine.state.version)
 
     async def _watch(self, _context: Context, request: store.WatchRequest) -> AsyncIterator[store.WatchItem]:
