@@ -1,12 +1,13 @@
 """Disks that lose power: real files under a temporary directory, of which a power cut keeps what was synced and any part of the rest.
 
-One ``SimDisk`` per node, handed to its raft process. What must stay true: after ``lose_power`` the files are a state that a real disk
-could be in: synced bytes are there, unsynced ones are there up to any point (the last one perhaps torn), and a rename, creation or removal
-is undone unless its directory was synced behind it.
+One ``SimDisk`` per node; each run of its raft process gets a ``Mount`` of its own, so that a dead one cannot write any more. What must stay
+true: after ``lose_power`` the files are a state that a real disk could be in: synced bytes are there, unsynced ones are there up to any point
+(the last one perhaps torn), and a rename, creation or removal is undone unless its directory was synced behind it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -34,24 +35,28 @@ class _Removed:
     before: bytes
 
 
-class SimDisk(Disk):
+class SimDisk:
     """The disk of one node."""
 
     def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._open: dict[int, Path] = {}
-        self._synced: dict[Path, int] = {}
+        self.rng = rng
+        self.synced: dict[Path, int] = {}
         """Files of which less than everything may be durable, with the size that is."""
-        self._pending: list[_Renamed | _Removed] = []
+        self.pending: list[_Renamed | _Removed] = []
         """Changes of directories that a power cut may undo."""
-        self._dead = False
-        self._full = False
-        self._fuse: tuple[int, Callable[[], None]] | None = None
+        self.full = False
+        """True while everything that needs room is refused."""
         self.operations = 0
         self.torn = 0
-        """Power cuts that took something away."""
+        """What power cuts have taken away."""
+        self._fuse: tuple[int, Callable[[], None]] | None = None
+        self._mount: Mount | None = None
 
-    # -- what goes wrong
+    def mount(self) -> Mount:
+        """Serve the next run of the process."""
+        self.kill()
+        self._mount = Mount(self)
+        return self._mount
 
     def burn(self, operations: int, die: Callable[[], None]) -> None:
         """Let the power go in the middle of an operation soon to come; ``die`` is called then."""
@@ -61,72 +66,124 @@ class SimDisk(Disk):
         """Forget a power cut that has not happened yet."""
         self._fuse = None
 
-    def fill(self, full: bool) -> None:
-        """Refuse everything that needs room."""
-        self._full = full
-
     def kill(self) -> None:
         """Let the process that writes here be dead: what it still tries does nothing."""
-        self._dead = True
-        for descriptor in list(self._open):
-            self._release(descriptor)
+        if self._mount is not None:
+            self._mount.let_go()
+            self._mount = None
 
     def lose_power(self) -> None:
         """Forget what was not synced, or a part of it."""
         self.kill()
-        for change in reversed(self._pending):
-            if self._rng.random() < 0.5:
+        self._fuse = None
+        for change in reversed(self.pending):
+            if self.rng.random() < 0.5:
                 # A directory's changes become durable in their order: those before may have, those behind have not.
                 break
             self._undo(change)
-        self._pending.clear()
-        for path, size in sorted(self._synced.items()):
+        self.pending.clear()
+        for path, size in sorted(self.synced.items()):
             if path.exists():
                 self._tear(path, size)
-        self._synced.clear()
+        self.synced.clear()
 
-    def restart(self) -> None:
-        """Serve the next process."""
-        self._dead = False
-        self._fuse = None
+    @property
+    def blows(self) -> bool:
+        """True when the power goes in the next operation."""
+        return self._fuse is not None and self._fuse[0] <= 1
 
-    # -- Disk
+    def step(self) -> None:
+        """Count an operation; it may be the last."""
+        self.operations += 1
+        if self._fuse is not None:
+            left, die = self._fuse
+            self._fuse = (left - 1, die) if left > 1 else None
+            if left <= 1:
+                die()
+                raise ProcessDied
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def _undo(self, change: _Renamed | _Removed) -> None:
+        self.torn += 1
+        if isinstance(change, _Removed):
+            change.path.write_bytes(change.before)
+            return
+        if change.target.exists():
+            change.target.rename(change.source)
+            self.synced[change.source] = self.synced.pop(change.target, change.source.stat().st_size)
+        if change.before is not None:
+            change.target.write_bytes(change.before)
+
+    def _tear(self, path: Path, synced: int) -> None:
+        data = path.read_bytes()
+        if len(data) <= synced:
+            return
+        self.torn += 1
+        kept = self.rng.randint(synced, len(data))
+        torn = bytearray(data[:kept])
+        if kept > synced and self.rng.random() < 0.3:
+            at = self.rng.randrange(synced, kept)
+            torn[at:] = bytes(kept - at)
+        path.write_bytes(bytes(torn))
+
+
+class Mount(Disk):
+    """The disk as one run of a process sees it."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self._disk = disk
+        self._open: dict[int, Path] = {}
+        self._alive = True
+
+    def let_go(self) -> None:
+        """The process is dead."""
+        self._alive = False
+        for descriptor in list(self._open):
+            self.close(descriptor)
 
     def create(self, path: Path, mode: int = 0o600) -> int:
         """Begin a file."""
         self._step()
         descriptor = super().create(path, mode)
         self._open[descriptor] = path
-        self._synced[path] = 0
+        self._disk.synced[path] = 0
         return descriptor
 
     def write(self, descriptor: int, data: bytes) -> None:
         """Write, or die with a part of it written."""
-        if not self._dead and self._fuse is not None and self._fuse[0] <= 1:
-            super().write(descriptor, data[: self._rng.randrange(len(data) + 1)])
+        if self._alive and self._disk.blows:
+            super().write(descriptor, data[: self._disk.rng.randrange(len(data) + 1)])
         self._step()
         super().write(descriptor, data)
 
     def sync(self, descriptor: int) -> None:
         """Make what was written durable."""
         self._step()
-        self._synced[self._open[descriptor]] = os.fstat(descriptor).st_size
+        self._disk.synced[self._open[descriptor]] = os.fstat(descriptor).st_size
 
     def close(self, descriptor: int) -> None:
         """Let go of a file."""
-        self._release(descriptor)
+        if self._open.pop(descriptor, None) is not None:
+            os.close(descriptor)
 
     def cut(self, path: Path, size: int) -> None:
         """Shorten a file."""
         self._step()
         super().cut(path, size)
 
+    def settle(self, path: Path) -> None:
+        """Make durable what is read."""
+        self._step()
+        self._disk.synced[path] = path.stat().st_size
+
     def replace(self, path: Path, target: Path) -> None:
         """Rename a file."""
         self._step()
-        self._pending.append(_Renamed(path, target, target.read_bytes() if target.exists() else None))
-        if path in self._synced:
-            self._synced[target] = self._synced.pop(path)
+        disk = self._disk
+        disk.pending.append(_Renamed(path, target, target.read_bytes() if target.exists() else None))
+        if path in disk.synced:
+            disk.synced[target] = disk.synced.pop(path)
         for descriptor, name in self._open.items():
             if name == path:
                 self._open[descriptor] = target
@@ -136,57 +193,19 @@ class SimDisk(Disk):
         """Remove a file."""
         self._step()
         if path.exists():
-            self._pending.append(_Removed(path, path.read_bytes()))
-        self._synced.pop(path, None)
+            self._disk.pending.append(_Removed(path, path.read_bytes()))
+        self._disk.synced.pop(path, None)
         super().remove(path)
 
     def sync_directory(self, path: Path) -> None:
         """Make a directory's changes durable."""
         self._step()
-        self._pending = [change for change in self._pending if _directory(change) != path]
-
-    # -- inside
+        self._disk.pending = [change for change in self._disk.pending if _directory(change) != path]
 
     def _step(self) -> None:
-        if self._dead:
+        if not self._alive:
             raise ProcessDied
-        self.operations += 1
-        if self._full:
-            raise OSError(28, "No space left on device")
-        if self._fuse is not None:
-            left, die = self._fuse
-            self._fuse = (left - 1, die)
-            if left <= 1:
-                self._fuse = None
-                die()
-                raise ProcessDied
-
-    def _release(self, descriptor: int) -> None:
-        if self._open.pop(descriptor, None) is not None:
-            os.close(descriptor)
-
-    def _undo(self, change: _Renamed | _Removed) -> None:
-        self.torn += 1
-        if isinstance(change, _Removed):
-            change.path.write_bytes(change.before)
-            return
-        if change.target.exists():
-            change.target.rename(change.source)
-            self._synced[change.source] = self._synced.pop(change.target, change.source.stat().st_size)
-        if change.before is not None:
-            change.target.write_bytes(change.before)
-
-    def _tear(self, path: Path, synced: int) -> None:
-        data = path.read_bytes()
-        if len(data) <= synced:
-            return
-        self.torn += 1
-        kept = self._rng.randint(synced, len(data))
-        torn = bytearray(data[:kept])
-        if kept > synced and self._rng.random() < 0.3:
-            at = self._rng.randrange(synced, kept)
-            torn[at:] = bytes(kept - at)
-        path.write_bytes(bytes(torn))
+        self._disk.step()
 
 
 def _directory(change: _Renamed | _Removed) -> Path:

@@ -77,7 +77,7 @@ def heal(world: World) -> None:
     world.network.heal()
     for node in world.nodes.values():
         node.disk.spare()
-        node.disk.fill(False)
+        node.disk.full = False
         node.go_on()
         node.power_on()
 
@@ -134,7 +134,7 @@ async def _blackout(world: World, fault: Fault) -> None:
 
 
 async def _tear(world: World, fault: Fault) -> None:
-    """Let the power go in the middle of a write of the store."""
+    """Let the power go in the middle of what the store writes."""
     node = _manager(world, fault.node)
     node.disk.burn(1 + int(fault.size * 8), node.power_off)
     await asyncio.sleep(fault.seconds + 1.0)
@@ -144,9 +144,9 @@ async def _tear(world: World, fault: Fault) -> None:
 
 async def _full_disk(world: World, fault: Fault) -> None:
     node = _manager(world, fault.node)
-    node.disk.fill(True)
+    node.disk.full = True
     await asyncio.sleep(fault.seconds)
-    node.disk.fill(False)
+    node.disk.full = False
 
 
 async def _restart(world: World, fault: Fault) -> None:

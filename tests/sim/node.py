@@ -135,7 +135,6 @@ class SimNode:
             return
         self.up = True
         self.world.trace.note(self.name, "starts")
-        self.disk.restart()
         for name in PROCESSES[self.role]:
             self.start(name)
 
@@ -166,8 +165,6 @@ class SimNode:
     def start(self, name: str) -> None:
         """Start one process."""
         self.runs += 1
-        if name == "raft":
-            self.disk.restart()
         process = self.processes[name] = SimProcess(self, name, partial(self._build, name))
         process.start()
 
@@ -229,7 +226,7 @@ class SimNode:
         match name:
             case "raft":
                 raft = RaftSettings(state_dir=state_dir, listen_remote_api=self.remote_addr)
-                return RaftApp(raft, runtime, disk=self.disk)
+                return RaftApp(raft, runtime, disk=self.disk.mount())
             case "ca":
                 return CaApp(CaSettings(state_dir=state_dir), runtime, make_signer=SimSigner)
             case "dispatcher":

@@ -84,7 +84,7 @@ def play(seed: int, *, seconds: float = SECONDS, faults: tuple[Fault, ...] | Non
         loop.set_exception_handler(world.on_loop_error)
         try:
             loop.run_until_complete(_play(world, result, chosen, seconds))
-        except (AssertionError, Stalled, TimeoutError) as error:
+        except (Exception, Stalled) as error:  # noqa: BLE001 - whatever ends a run is its result
             result.failure = error
         finally:
             _end(loop, world)

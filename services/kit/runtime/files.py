@@ -41,6 +41,14 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def settle(self, path: Path) -> None:
+        """Make durable what is read from a file that an earlier, perhaps killed process wrote."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def replace(self, path: Path, target: Path) -> None:
         """Rename a file over another one; durable after ``sync_directory``."""
         path.replace(target)

@@ -222,6 +222,9 @@ class Log:
                 raise DataLoss(f"{path}: frame {frame.sequence} makes no sense ({error}); {WAY_BACK}") from error
         if scan.end != len(data):
             self._disk.cut(path, scan.end)
+        elif last:
+            # A process that was killed between its write and its sync left frames that only the page cache holds.
+            self._disk.settle(path)
         self._segments.append(segment)
         self._sequence = head.first_sequence + len(scan.frames)
 

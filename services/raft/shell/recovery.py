@@ -48,6 +48,9 @@ def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes], di
     log_directory, snapshot_directory = directory / "log", directory / "snapshots"
     make_directory(log_directory)
     make_directory(snapshot_directory)
+    for place in (directory.parent, directory, log_directory, snapshot_directory):
+        # What a killed process created or renamed there is seen now and must be there after a power cut as well.
+        disk.sync_directory(place)
     key = keys.load()
     snapshots = Snapshots(snapshot_directory, key, entropy=entropy, disk=disk)
     machine = Machine()
