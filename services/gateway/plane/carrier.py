@@ -10,6 +10,7 @@ import socket
 from typing import Protocol
 
 from services.gateway.core.balance import Dice, Pool, Target
+from services.gateway.plane.dialler import Dialler
 from services.gateway.plane.flow import Flow, refuse
 from services.gateway.plane.framed_tls import FramedTls
 from services.gateway.plane.loop import Loop
@@ -67,7 +68,7 @@ class Carrier:
         self._dice = dice
         self._ports: dict[str, Published] = {}
         self._left: list[Target] = []
-        self._dialling: dict[Flow, float] = {}
+        self._dialling: dict[Dialler, float] = {}
         self._sweeping = False
         self._pauses = 0
         self._looking_for_quiet = False
@@ -146,8 +147,15 @@ class Carrier:
 
     def admit(self, published: Published, client: socket.socket, host: str, port: int) -> None:
         """Take a new connection."""
-        flow = Flow(self, published, client, host, port)
         self.accepted += 1
+        if published.settings.http_head_bytes_max:
+            from services.gateway.plane.http_flow import HttpFlow  # noqa: PLC0415 - its parser is loaded where it is needed
+
+            http = HttpFlow(self, published, client, host, port)
+            self.began(http)
+            http.begin()
+            return
+        flow = Flow(self, published, client, host, port)
         self.began(flow)
         flow.begin()
 
@@ -206,14 +214,14 @@ class Carrier:
 
     # -- waiting
 
-    def expect(self, flow: Flow) -> None:
+    def expect(self, flow: Dialler) -> None:
         """Fail this attempt unless ``met`` is called before the time for connecting is over."""
         self._dialling[flow] = self.loop.now + CONNECT_TIMEOUT_S
         if not self._sweeping:
             self._sweeping = True
             self.loop.later(CONNECT_TIMEOUT_S, self._sweep)
 
-    def met(self, flow: Flow) -> None:
+    def met(self, flow: Dialler) -> None:
         """Stop waiting for an attempt; idempotent."""
         self._dialling.pop(flow, None)
 

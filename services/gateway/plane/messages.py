@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-VERSION = 3
+VERSION = 4
 LINE_BYTES_MAX = 32 << 20
 
 
@@ -39,6 +39,9 @@ class PortSettings(NamedTuple):
     """Of this worker."""
     proxy_from: list[str] = []
     proxy_to: str = "none"
+    http_head_bytes_max: int = 0
+    """0 for a port that is not HTTP."""
+    http_head_timeout_s: float = 0.0
 
 
 class PortRoute(NamedTuple):

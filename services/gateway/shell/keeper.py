@@ -247,6 +247,8 @@ class PlaneKeeper:
             -(-ingress.connections_max // len(self._lines)),
             list(ingress.proxy_from),
             ingress.proxy_to.value,
+            0 if ingress.http is None else ingress.http.head_bytes_max,
+            0.0 if ingress.http is None else ingress.http.head_timeout_s,
         )
         endpoints = [end for backend in route.backends if (end := self._endpoint(route, backend)) is not None]
         return PortRoute(key_of(route), endpoints, settings)

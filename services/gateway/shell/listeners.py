@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from services.gateway.plane.flow import keep_alive
+from services.gateway.plane.dialler import keep_alive
 from services.kit.messages.routes import Route
 from services.kit.model.states import Protocol
 

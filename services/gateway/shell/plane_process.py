@@ -12,9 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h11
+
 from services.kit.runtime.processes import watch_end
 
 _SOURCE = str(Path(__file__).parents[3])
+_PARSER = str(Path(h11.__file__).parents[1])
+"""Where the one library is that the plane may load, for HTTP ports."""
 _REPORT_BYTES_MAX = 4000
 
 
@@ -45,7 +49,7 @@ def start(path: Path, number: int, *, orphan_s: float) -> None:
                     str(door.fileno()), str(path), str(number), str(orphan_s),
                 ],
                 cwd=path.parent,
-                env={"PYTHONPATH": _SOURCE, "PATH": os.environ.get("PATH", "")},
+                env={"PYTHONPATH": os.pathsep.join((_SOURCE, _PARSER)), "PATH": os.environ.get("PATH", "")},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=report,

@@ -310,6 +310,15 @@ class GlobalJob(Value, frozen=True, kw_only=True, tag="global-job"):
 ServiceMode = Replicated | Global | ReplicatedJob | GlobalJob
 
 
+class HttpConfig(Value, frozen=True, kw_only=True):
+    """How the gateways treat HTTP. Each request goes to a task of its own choosing; WebSocket and other switches go through."""
+
+    head_bytes_max: int = 32768
+    """Longest head of a request; a longer one is answered with 431."""
+    head_timeout_s: float = 10.0
+    """Time for a head to come once it has begun; then 408."""
+
+
 class IngressConfig(Value, frozen=True, kw_only=True):
     """How the gateways treat connections of an ingress port. Beyond SwarmKit."""
 
@@ -334,6 +343,8 @@ class IngressConfig(Value, frozen=True, kw_only=True):
     """Networks whose connections begin with a PROXY header, such as a load balancer in front; from others it is no header."""
     proxy_to: ProxyVersion = ProxyVersion.NONE
     """The PROXY header that tasks get, with the client's address."""
+    http: HttpConfig | None = None
+    """Read the port's connections as HTTP/1.1; ``proxy_from`` then says whose X-Forwarded headers are believed."""
 
 
 class PortConfig(Value, frozen=True, kw_only=True):
@@ -460,6 +471,8 @@ class CaConfig(Value, frozen=True, kw_only=True):
     """Settings of the certificate authority."""
 
     node_cert_expiry_s: float = 90 * 24 * 3600.0
+    expired_return_s: float = 366 * 24 * 3600.0
+    """How long after its certificate ran out a node may still come back unattended, known by its key. Beyond SwarmKit."""
     external_cas: tuple[ExternalCa, ...] = ()
     signing_ca_cert: bytes = b""
     signing_ca_key: bytes = b""
