@@ -10,7 +10,7 @@ class AgentSettings(ProcessSettings, frozen=True, kw_only=True):
 
     hostname: str = ""
     """Name shown for the node; empty means the machine's."""
-    drivers: tuple[str, ...] = ("process", "docker", "fake")
+    drivers: tuple[str, ...] = ("process", "docker", "oci", "fake")
     """Drivers to load, as a JSON list; one whose engine is missing is loaded and reported as unable."""
     docker_socket: str = "/var/run/docker.sock"
     """Where the Docker engine listens."""

@@ -6,6 +6,8 @@ To run the suite on a driver of your own, write a ``Rig`` and add it to ``RIGS``
 from __future__ import annotations
 
 import random
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from services.agent.core.bundle import NodeFacts, TaskBundle, make_bundle
 from services.agent.drivers.api import Driver, DriverContext
 from services.agent.drivers.docker_driver import DockerDriver
 from services.agent.drivers.fake import FakeDriver
+from services.agent.drivers.oci import OciDriver
 from services.agent.drivers.process import ProcessDriver
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import SpecVersion
@@ -26,6 +29,7 @@ from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 from tests.support.agents import CLUSTER, make_spec, make_task
 from tests.support.docker_engine import IMAGE
+from tests.support.rootfs import make_rootfs
 
 HOST = "127.0.0.1"
 
@@ -132,7 +136,28 @@ class DockerRig(_ShellRig):
         return DockerDriver()
 
 
-RIGS: tuple[type[Rig], ...] = (FakeRig, ProcessRig, DockerRig)
+class OciRig(_ShellRig):
+    """The oci driver."""
+
+    name = "oci"
+    parallel = 20
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="swarmbus-rootfs-"))
+        self.image = str(self._directory / "image")
+
+    def make(self) -> Driver:
+        """Return a new driver."""
+        if not Path(self.image).exists():
+            make_rootfs(Path(self.image))
+        return OciDriver()
+
+    async def end(self, driver: Driver) -> None:
+        """Remove the image."""
+        shutil.rmtree(self._directory)
+
+
+RIGS: tuple[type[Rig], ...] = (FakeRig, ProcessRig, OciRig, DockerRig)
 
 
 class Bench:

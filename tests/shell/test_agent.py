@@ -163,7 +163,7 @@ def test_a_check_holds_back_running_and_an_unhealthy_task_fails_with_the_reason(
         )
         container = ContainerSpec(health_check=check)
         async with one_agent(tmp_path) as (_, dispatcher):
-            spec = make_spec(container=container, ready_after="0.2", unhealthy_after="0.4")
+            spec = make_spec(container=container, ready_after="0.2", unhealthy_after="2")
             dispatcher.assign(make_task(), specs=(spec,))
             running = await dispatcher.saw(ONE, TaskState.RUNNING)
             starting = await dispatcher.saw(ONE, TaskState.STARTING)

@@ -26,7 +26,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_S = 30.0
 STOP_S = 20.0
 LOOK_AGAIN_S = 0.05
-_APPLETS = (
+APPLETS = (
     "sh",
     "sleep",
     "echo",
@@ -51,6 +51,9 @@ _APPLETS = (
     "stat",
     "stty",
     "df",
+    "tail",
+    "cut",
+    "grep",
 )
 CLOCK = SystemClock()
 
@@ -161,7 +164,7 @@ class DockerEngine:
                 directory.type, directory.mode = tarfile.DIRTYPE, mode
                 tar.addfile(directory)
             tar.add(BUSYBOX.resolve(), "bin/busybox")
-            for applet in _APPLETS:
+            for applet in APPLETS:
                 link = tarfile.TarInfo(f"bin/{applet}")
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(link)

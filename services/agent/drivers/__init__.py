@@ -15,6 +15,7 @@ from services.kit.errors import InvalidArgument, Problem
 BUILT_IN = {
     "process": "services.agent.drivers.process:ProcessDriver",
     "docker": "services.agent.drivers.docker_driver:DockerDriver",
+    "oci": "services.agent.drivers.oci:OciDriver",
     "fake": "services.agent.drivers.fake:FakeDriver",
 }
 ENTRY_POINTS = "swarmbus.drivers"

@@ -24,6 +24,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from services.agent.core.bundle import NodeFacts, TaskBundle
 from services.agent.core.outcome import Exit, Handle, Observed
+from services.agent.drivers.task_ports import PortRange
 from services.kit.errors import Code, SwarmError
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import ClusterId, NodeId, TaskId
@@ -91,6 +92,8 @@ class DriverContext:
     """The node's directory of sockets (0700)."""
     docker_socket: str = "/var/run/docker.sock"
     """Where a Docker engine may listen."""
+    ports: PortRange | None = None
+    """The node's ports for tasks on its own network, shared by all drivers; None: the driver has its own."""
     clock: Clock
     log: Log
     tasks: TaskOwner

@@ -55,7 +55,7 @@ from services.agent.drivers.task_ports import ChosenPort, PortRange, port_number
 from services.agent.drivers.taskd_client import TaskdClient
 from services.agent.taskd.launch import LAUNCH_FAILED
 from services.agent.taskd.processes import become_subreaper
-from services.agent.taskd.records import TaskInfo
+from services.agent.taskd.records import TaskInfo, TaskSpec
 from services.kit.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from services.kit.messages.logs import LogOptions
 from services.kit.model.ids import TaskId
@@ -63,6 +63,8 @@ from services.kit.model.value import Value
 from services.kit.runtime.files import make_directory, write_atomic
 
 FINGERPRINT_RETRY_S: Final = 5.0
+OCI: Final = "oci"
+"""The driver whose tasks taskd holds as well."""
 _PIPES: Final = ("stdout.fifo", "stderr.fifo")
 
 
@@ -90,10 +92,10 @@ class ProcessDriver:
         # When taskd is killed its tasks become our children, and their exit statuses wait with us for the next taskd.
         become_subreaper()
         worker_dir = context.state_dir / "worker"
-        make_directory(worker_dir / "process")
+        make_directory(worker_dir / self.name)
         self._context = context
         self._files = FileStore.of(context.state_dir)
-        self._ports = PortRange(context.node_id, context.addr)
+        self._ports = context.ports or PortRange(context.node_id, context.addr)
         self._client = TaskdClient(
             worker_dir=worker_dir,
             socket=context.run_dir / "taskd.sock",
@@ -101,7 +103,7 @@ class ProcessDriver:
             log=context.log,
             tasks=context.tasks,
         )
-        for directory in sorted((worker_dir / "process").iterdir()):
+        for directory in sorted((worker_dir / self.name).iterdir()):
             prepared = read_prepared(directory)
             if prepared is not None:
                 self._ports.reserve(prepared.ports)
@@ -131,14 +133,15 @@ class ProcessDriver:
         await asyncio.get_running_loop().create_future()
 
     async def recover(self) -> AsyncGenerator[Recovered]:
-        """Yield what taskd holds."""
+        """Yield what taskd holds for this driver; what no driver claims is ours."""
         _, client = self._loaded()
         if not has_tasks(client.tasks_dir):
             return
         with as_temporary():
             tasks = await client.list_tasks()
         for info in tasks:
-            yield Recovered(task_id=TaskId(info.id), handle=handle_of(info), running=info.exit is None)
+            if self._is_ours(info.id):
+                yield Recovered(task_id=TaskId(info.id), handle=handle_of(info), running=info.exit is None)
 
     async def controller(self, bundle: TaskBundle, handle: Handle | None = None) -> Controller:
         """Return the controller of a task; its id finds everything, the handle is not needed."""
@@ -156,10 +159,15 @@ class ProcessDriver:
             task_id,
             bundle,
             client=client,
-            directory=context.state_dir / "worker" / "process" / task_id,
+            directory=context.state_dir / "worker" / self.name / task_id,
             ports=self._ports,
             files=self._files,
         )
+
+    def _is_ours(self, task_id: str) -> bool:
+        """Tell whether a task of taskd is this driver's; what no driver claims is."""
+        context, _ = self._loaded()
+        return not (context.state_dir / "worker" / OCI / task_id).exists()
 
     def _loaded(self) -> tuple[DriverContext, TaskdClient]:
         assert self._context is not None, "the driver is loaded first"
@@ -219,16 +227,12 @@ class ProcessController:
     async def prepare(self) -> None:
         """Check the spec, choose ports, write secrets and configs, make the directory."""
         bundle = self._known_bundle()
-        check(bundle)
+        self._admit(bundle)
         if read_prepared(self._directory) is not None:
             raise AlreadyPrepared("prepared before")
-        user = find_user(bundle.container)
-        work_dir = self._directory / "work"
-        make_directory(work_dir)
-        if user is not None:
-            os.chown(work_dir, user.uid, user.gid)
         ports = self._choose_ports(bundle)
         try:
+            self._make_place(bundle, ports)
             files = self._write_files(bundle, ports)
         except BaseException:
             self._ports.release(ports)
@@ -245,7 +249,7 @@ class ProcessController:
         if prepared is None:
             raise Failed("start came before prepare")
         self._restore_files(prepared)
-        spec = make_spec(self._known_bundle(), prepared.ports, self._directory / "work", prepared.files)
+        spec = self._spec(prepared)
         with as_driver_errors():
             return handle_of(await self._client.start(spec._replace(scratch=self._scratch())))
 
@@ -340,8 +344,25 @@ class ProcessController:
             raise TaskGone("nothing of the task is left")
         if (await self._info()).exit is not None:
             raise TaskGone("the task has ended")
-        spec = make_spec(self._known_bundle(), prepared.ports, self._directory / "work", prepared.files)
-        return await run_inside(spec, self._task_dir, command)
+        return await run_inside(self._spec(prepared), self._task_dir, command)
+
+    # -- what the oci driver does differently ---------------------------------------------------------------------------
+
+    def _admit(self, bundle: TaskBundle) -> None:
+        """Refuse what a process cannot be given."""
+        check(bundle)
+
+    def _make_place(self, bundle: TaskBundle, ports: tuple[ChosenPort, ...]) -> None:
+        """Make the directory in which the task starts."""
+        user = find_user(bundle.container)
+        work_dir = self._directory / "work"
+        make_directory(work_dir)
+        if user is not None:
+            os.chown(work_dir, user.uid, user.gid)
+
+    def _spec(self, prepared: Prepared) -> TaskSpec:
+        """Decide everything about the process."""
+        return make_spec(self._known_bundle(), prepared.ports, self._directory / "work", prepared.files)
 
     # -- within -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from services.agent.core.bundle import NodeFacts
 from services.agent.core.describe import describe_node, parse_generic, platform_of
 from services.agent.core.resources import parse_devices
 from services.agent.drivers.api import DriverContext
+from services.agent.drivers.task_ports import PortRange
 from services.agent.shell.database import TaskDatabase
 from services.agent.shell.drivers import Drivers
 from services.agent.shell.health import Health
@@ -139,6 +140,7 @@ class AgentApp(ReadyLater):
             state_dir=self._settings.state_dir,
             run_dir=self._settings.run_dir,
             docker_socket=self._settings.docker_socket,
+            ports=PortRange(facts.node_id, self._address()),
             clock=self._runtime.clock,
             log=Log("driver"),
             tasks=self._owner,

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     if not os.path.isdir(tasks_dir):
         return 0
     try:
-        answer = _ask(_connect(tasks_dir, path), {"seq": 1, "op": "stop_all", "grace_s": grace_s}, grace_s + _MARGIN_S)
+        answer = _stop(tasks_dir, path, grace_s)
     except OSError as error:
         sys.stderr.write(f"cannot stop the tasks of {tasks_dir}: {error}\n")
         return 1
@@ -36,6 +36,15 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"cannot stop the tasks of {tasks_dir}: {answer['error']}\n")
         return 1
     return 0
+
+
+def _stop(tasks_dir: str, path: str, grace_s: float) -> Json:
+    request: Json = {"seq": 1, "op": "stop_all", "grace_s": grace_s}
+    try:
+        return _ask(_connect(tasks_dir, path), request, grace_s + _MARGIN_S)
+    except (ConnectionResetError, BrokenPipeError):
+        # It was about to end by itself, having no tasks; the next one tells the same.
+        return _ask(_connect(tasks_dir, path), request, grace_s + _MARGIN_S)
 
 
 def _connect(tasks_dir: str, path: str) -> socket.socket:
