@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import cast
 
 from services.dispatcher.core.overlay import Overlay
@@ -201,8 +200,7 @@ class Desk:
 
     def held(self, step: Step) -> Place | None:
         """Return an object of the step that has a write under way, or None."""
-        for thing in chain(step.puts, step.removes):
-            place = (TABLE_OF[type(thing)], thing.id)
+        for place in _places(step):
             written = self._written.get(place)
             if written is not None and written.flight:
                 return place
@@ -210,10 +208,17 @@ class Desk:
 
     def take(self, step: Step, tag: object) -> list[Event]:
         """Lay the writes of a step on the desk and return what changed. None of its objects may be held."""
-        atom = self._atom_for(step, tag)
-        writes = chain(((thing, thing) for thing in step.puts), ((thing, None) for thing in step.removes))
-        events = (self._write(atom, (TABLE_OF[type(thing)], thing.id), new) for thing, new in writes)
-        return [event for event in events if event is not None]
+        places = _places(step)
+        atom = self._atom_for(places, tag)
+        things: tuple[Object | None, ...] = step.puts
+        if step.removes:
+            things = (*step.puts, *(None for _ in step.removes))
+        events: list[Event] = []
+        for place, thing in zip(places, things, strict=True):
+            event = self._write(atom, place, thing)
+            if event is not None:
+                events.append(event)
+        return events
 
     def pack(self) -> list[Flight]:
         """Turn everything laid down since the last call into transactions within the store's bounds."""
@@ -282,14 +287,14 @@ class Desk:
     def _all_services(self) -> Iterator[ServiceId]:
         yield from sorted({task.service_id for task in self._tasks.values()})
 
-    def _atom_for(self, step: Step, tag: object) -> _Atom:
+    def _atom_for(self, places: Sequence[Place], tag: object) -> _Atom:
         """Return the atom for a step: its own, or that of earlier steps of this pass that touched the same objects."""
         found: _Atom | None = None
-        for thing in chain(step.puts, step.removes):
-            written = self._written.get((TABLE_OF[type(thing)], thing.id))
+        for place in places:
+            written = self._written.get(place)
             if written is None or written.atom is found:
                 continue
-            assert not written.flight, f"{type(thing).__name__} {thing.id} has a write under way"
+            assert not written.flight, f"{place[0]} {place[1]} has a write under way"
             if found is None:
                 found = written.atom
             else:
@@ -424,6 +429,14 @@ class Desk:
         assert len(ops) <= OPS_MAX, "a step is larger than a transaction"
         if ops:
             yield ops, sum(len(op.object) + _OP_BYTES for op in ops)
+
+
+def _places(step: Step) -> list[Place]:
+    """Return the places that a step writes to: those it puts something to, then those it clears."""
+    places: list[Place] = [(TABLE_OF[type(thing)], thing.id) for thing in step.puts]
+    if step.removes:
+        places += [(TABLE_OF[type(thing)], thing.id) for thing in step.removes]
+    return places
 
 
 def slot_changed(old: Task, new: Task) -> bool:
