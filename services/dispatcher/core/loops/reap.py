@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from services.dispatcher.core.picture import Key, Picture, Plan, SlotKey, Step, slot_of
-from services.dispatcher.core.tasks import ended_at, is_job, is_over, is_wanted, iteration_of, wanted
+from services.dispatcher.core.tasks import ended_at, is_job, is_over, is_wanted, iteration_of, wanted, with_state
 from services.kit.model.ids import ServiceId, TaskId
 from services.kit.model.objects import Cluster, Service, Task
 from services.kit.model.specs import OrchestrationConfig
@@ -17,6 +17,7 @@ from services.kit.model.states import TaskState
 from services.kit.state.state import Event
 from services.kit.state.tables import Table
 
+STILLBORN = "given up before any node had it"
 DEFAULT_LIMIT = OrchestrationConfig().task_history_retention_limit
 
 
@@ -64,7 +65,9 @@ class Reap:
             task = view.tasks.get(TaskId(key))
             if task is None or not _concerns(view, task):
                 continue
-            if is_over(task):
+            if _is_stillborn(task) and task.service_id in view.services:
+                steps.append(Step(key=key, puts=(with_state(task, TaskState.SHUTDOWN, now, STILLBORN),)))
+            elif is_over(task):
                 steps.append(Step(key=key, removes=(task,)))
             elif task.desired_state < TaskState.REMOVE:
                 steps.append(Step(key=key, puts=(wanted(task, TaskState.REMOVE),)))
@@ -91,10 +94,15 @@ class Reap:
 
 
 def _concerns(view: Picture, task: Task) -> bool:
-    """Tell whether a task must go: it is to be removed and over, or its service is gone."""
+    """Tell whether a task must go: it is to be removed and over, its service is gone, or it was given up before any node had it."""
     if task.desired_state >= TaskState.REMOVE:
         return is_over(task)
-    return task.service_id not in view.services
+    return task.service_id not in view.services or _is_stillborn(task)
+
+
+def _is_stillborn(task: Task) -> bool:
+    """Tell whether nobody will ever report on a task: it is history, but no node had it."""
+    return task.desired_state is TaskState.SHUTDOWN and task.status.state < TaskState.ASSIGNED
 
 
 def _limit(view: Picture, service: Service) -> int:
