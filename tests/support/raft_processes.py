@@ -53,6 +53,7 @@ class RaftNode:
     identity: Identity
     known: tuple[ManagerPeer, ...]
     bus: ZmqBus
+    module: str = "services.raft"
     process: asyncio.subprocess.Process | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     listeners: list[Listener] = field(default_factory=list)
@@ -116,7 +117,7 @@ class RaftNode:
         self.ready.clear()
         with (self.directory / "raft.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "services.raft", cwd=ROOT, env=environment, stderr=log
+                sys.executable, "-P", "-m", self.module, cwd=ROOT, env=environment, stderr=log
             )
         ready = asyncio.ensure_future(self.ready.wait())
         ended = asyncio.ensure_future(self.process.wait())
@@ -148,9 +149,11 @@ class RaftNode:
 class RaftProcesses:
     """The nodes of one cluster."""
 
-    def __init__(self, directory: Path, **settings: object) -> None:
+    def __init__(self, directory: Path, *, module: str = "services.raft", **settings: object) -> None:
+        """``module`` is what the nodes run; the settings are those of their processes."""
         self.directory = directory
         self.settings = settings
+        self._module = module
         self.nodes: dict[str, RaftNode] = {}
         self._authority = Authority()
         self._buses: list[ZmqBus] = []
@@ -184,6 +187,7 @@ class RaftProcesses:
             identity=identity,
             known=tuple(node.peer for node in self.nodes.values()),
             bus=bus,
+            module=self._module,
         )
         await node.open()
         self.nodes[name] = node
