@@ -15,6 +15,8 @@ class GatewaySettings(ProcessSettings, frozen=True, kw_only=True):
     """``host:port`` of the remote API; the join door is one port above it."""
     listen_control_api: str = ""
     """Local socket for users; ``control.sock`` in the state directory when not given."""
+    listen_discovery: str = ""
+    """``host:port`` for metrics and discovery over plain HTTP; nothing means none."""
     mesh_port: int = 0
     """Where other nodes' gateways bring connections; 0 takes any free port, which the others are told."""
     plane_workers: int = 0

@@ -18,6 +18,7 @@ from services.kit.state.state import Event
 from services.kit.state.view import View
 
 WEIGHT_MAX = 1000.0
+PROXY_LABELS = "traefik."
 
 
 class RouteBook:
@@ -130,6 +131,7 @@ class RouteBook:
                 published_port=port.published_port,
                 protocol=port.protocol,
                 ingress=port.ingress,
+                labels=_proxy_labels(service),
                 nodes=_nodes(view, port),
                 backends=tuple(self._backends(view, port, tasks)),
             )
@@ -184,6 +186,11 @@ def _nodes(view: View, port: PortConfig) -> tuple[NodeId, ...] | None:
 def _constrained_part(node: Node) -> object:
     """Return what a constraint may ask of a node."""
     return node.spec, node.role, node.description, node.status.addr
+
+
+def _proxy_labels(service: Service) -> dict[str, str]:
+    labels = service.spec.annotations.labels
+    return {name: value for name, value in labels.items() if name.startswith(PROXY_LABELS)}
 
 
 def _is_encrypted(view: View) -> bool:

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from services.gateway.config import GatewaySettings
 from services.gateway.core.rights import Door
 from services.gateway.shell import well_known
+from services.gateway.shell.discovery import DiscoveryServer
 from services.gateway.shell.doors import refuse_all
 from services.gateway.shell.ingress import Ingress, Plane
 from services.gateway.shell.keeper import Confirmed, PlaneKeeper
 from services.gateway.shell.manager import ManagerHalf
 from services.gateway.shell.mesh_certificate import MeshCertificate
 from services.kit.bus.api import Context, Listener
+from services.kit.bus.ports import parse_address
 from services.kit.bus.rpc import Table
 from services.kit.bus.session import ManagerLink
 from services.kit.lifecycle.app import Runtime
@@ -27,7 +29,7 @@ from services.kit.messages import control, routes
 from services.kit.messages.control import VersionReply
 from services.kit.messages.method import Empty
 from services.kit.messages.registry import PROTOCOL
-from services.kit.messages.routes import IngressStatus
+from services.kit.messages.routes import IngressStatus, Route
 from services.kit.model.states import Role
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
@@ -46,6 +48,7 @@ class GatewayApp:
         self._owner = TaskOwner("gateway")
         self._ingress = Ingress(self._on_revoked, self._mesh_port)
         self._mesh: MeshCertificate | None = None
+        self._discovery = DiscoveryServer(self._routes, self._ingress.status)
         self._keeper = (make_plane or self._keep_plane)(self._ingress.confirmed)
         self._ingress.use(self._keeper)
         self._link = ManagerLink(runtime.bus, runtime.node.facts.managers, rng=runtime.rng)
@@ -70,6 +73,9 @@ class GatewayApp:
         self._mesh = MeshCertificate(settings.run_dir, facts.cluster_id, runtime.clock, keeper.become)
         return keeper
 
+    def _routes(self) -> list[Route]:
+        return list(self._ingress.book.routes.values())
+
     def _mesh_port(self) -> int:
         return self._keeper.mesh_port if isinstance(self._keeper, PlaneKeeper) else 0
 
@@ -78,6 +84,8 @@ class GatewayApp:
         plane = self._owner.spawn("plane", self._keeper.start())
         await self._open_doors(self._runtime.node.facts.role)
         await plane
+        if self._settings.listen_discovery:
+            await self._discovery.open(*parse_address(self._settings.listen_discovery, path="listen-discovery"))
         self._owner.spawn("ingress", self._ingress.run(self._link))
         self._owner.spawn("facts", self._follow_facts())
         if self._mesh is not None:
@@ -95,6 +103,7 @@ class GatewayApp:
     async def stop(self) -> None:
         """Close the doors; take the data plane along unless only the supervisor was lost."""
         await self._owner.close()
+        await self._discovery.close()
         await self._link.close()
         await self._close_doors()
         if os.getppid() == self._parent:

@@ -35,6 +35,8 @@ class Route(Value, frozen=True, kw_only=True):
     published_port: int
     protocol: Protocol = Protocol.TCP
     ingress: IngressConfig = IngressConfig()
+    labels: dict[str, str] = {}
+    """Labels of the service that are meant for proxies in front of the swarm (``traefik.``)."""
     nodes: tuple[NodeId, ...] | None = None
     """Nodes that answer on the port; None means all."""
     backends: tuple[Backend, ...] = ()
