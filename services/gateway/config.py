@@ -17,6 +17,8 @@ class GatewaySettings(ProcessSettings, frozen=True, kw_only=True):
     """Local socket for users; ``control.sock`` in the state directory when not given."""
     listen_discovery: str = ""
     """``host:port`` for metrics and discovery over plain HTTP; nothing means none."""
+    listen_dns: str = ""
+    """``host:port`` where the zone ``swarm.`` is answered; nothing means nowhere."""
     mesh_port: int = 0
     """Where other nodes' gateways bring connections; 0 takes any free port, which the others are told."""
     plane_workers: int = 0

@@ -15,6 +15,7 @@ from services.gateway.config import GatewaySettings
 from services.gateway.core.rights import Door
 from services.gateway.shell import well_known
 from services.gateway.shell.discovery import DiscoveryServer
+from services.gateway.shell.dns import DnsServer
 from services.gateway.shell.doors import refuse_all
 from services.gateway.shell.ingress import Ingress, Plane
 from services.gateway.shell.keeper import Confirmed, PlaneKeeper
@@ -46,7 +47,8 @@ class GatewayApp:
         self._runtime = runtime
         self._parent = os.getppid()
         self._owner = TaskOwner("gateway")
-        self._ingress = Ingress(self._on_revoked, self._mesh_port)
+        self._dns = DnsServer(self._routes, runtime.rng)
+        self._ingress = Ingress(self._on_table, self._mesh_port)
         self._mesh: MeshCertificate | None = None
         self._discovery = DiscoveryServer(self._routes, self._ingress.status)
         self._keeper = (make_plane or self._keep_plane)(self._ingress.confirmed)
@@ -86,6 +88,8 @@ class GatewayApp:
         await plane
         if self._settings.listen_discovery:
             await self._discovery.open(*parse_address(self._settings.listen_discovery, path="listen-discovery"))
+        if self._settings.listen_dns:
+            await self._dns.open(*parse_address(self._settings.listen_dns, path="listen-dns"))
         self._owner.spawn("ingress", self._ingress.run(self._link))
         self._owner.spawn("facts", self._follow_facts())
         if self._mesh is not None:
@@ -104,6 +108,7 @@ class GatewayApp:
         """Close the doors; take the data plane along unless only the supervisor was lost."""
         await self._owner.close()
         await self._discovery.close()
+        await self._dns.close()
         await self._link.close()
         await self._close_doors()
         if os.getppid() == self._parent:
@@ -160,7 +165,9 @@ class GatewayApp:
             await self._manager.close()
             self._manager = None
 
-    def _on_revoked(self, keys: frozenset[bytes]) -> None:
+    def _on_table(self, keys: frozenset[bytes]) -> None:
+        """The table changed; ``keys`` are those of removed nodes."""
+        self._dns.refresh()
         if self._manager is not None:
             self._manager.revoke(keys)
 
