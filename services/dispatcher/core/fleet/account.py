@@ -94,6 +94,12 @@ class Account:
             for row in rows:
                 self.branches.add(row, 1)
 
+    def add_many(self, rows: list[int], tasks: list[int]) -> None:
+        """Count some tasks in on each of many rows."""
+        self._levels = None
+        for row, count in zip(rows, tasks, strict=True):
+            self.add(row, count)
+
     def _shift(self, bits: Bits, before: int, after: int) -> None:
         levels = self._levels
         assert levels is not None

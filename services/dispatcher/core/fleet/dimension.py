@@ -7,7 +7,8 @@ one. A row changes sets only when its amount crosses a class. What must stay tru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from services.dispatcher.core.fleet.bits import Bits, bits_of, rows_of
 
@@ -84,10 +85,14 @@ class Dimension:
             self._floor[row] = least_of(new)
 
     def take_from_all(self, rows: Sequence[int], amount: int) -> None:
-        """Take the same amount from many rows, moving those that change class together."""
+        """Take the same amount from many rows."""
+        self.take_many(rows, repeat(amount, len(rows)))
+
+    def take_many(self, rows: Sequence[int], amounts: Iterable[int]) -> None:
+        """Take an amount from each of many rows, moving those that change class together."""
         free, floors = self.free, self._floor
         crossing: dict[tuple[int, int], list[int]] = {}
-        for row in rows:
+        for row, amount in zip(rows, amounts, strict=True):
             left = free[row] - amount
             free[row] = left
             if left < floors[row]:

@@ -55,7 +55,7 @@ class Draft:
             wanted = min(wanted, dimension.free[row] // amount)
         if self.at_most_once:
             wanted = min(wanted, 1)
-        if self.group.max_replicas:
+        if wanted > 0 and self.group.max_replicas:
             wanted = min(wanted, self.group.max_replicas - self.tasks_on(row))
         return max(wanted, 0)
 
@@ -80,3 +80,9 @@ class Draft:
                 taken[row] = taken.get(row, 0) + 1
         else:
             taken.update(dict.fromkeys(rows, 1))
+
+    def take_many(self, rows: list[int], tasks: list[int]) -> None:
+        """Place some tasks on each of many rows."""
+        self.fleet.take_many(self.group, rows, tasks)
+        for row, count in zip(rows, tasks, strict=True):
+            self.taken[row] = self.taken.get(row, 0) + count

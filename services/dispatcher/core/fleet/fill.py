@@ -11,7 +11,7 @@ def fill(have: Sequence[int], ties: Sequence[int], wanted: int) -> list[int]:
         shares = [0] * len(have)
         shares[min(range(len(have)), key=lambda index: (have[index], ties[index]))] = 1
         return shares
-    level, over = _level(have, wanted)
+    level, over = even_level(have, wanted)
     shares = [max(level - each, 0) for each in have]
     if over:
         lowest = [index for index, each in enumerate(have) if each <= level]
@@ -21,7 +21,7 @@ def fill(have: Sequence[int], ties: Sequence[int], wanted: int) -> list[int]:
     return shares
 
 
-def _level(have: Sequence[int], wanted: int) -> tuple[int, int]:
+def even_level(have: Sequence[int], wanted: int) -> tuple[int, int]:
     """Return the height to which all lower vessels are filled, and what is over then."""
     ordered = sorted(have)
     for count, height in enumerate(ordered[1:], start=1):

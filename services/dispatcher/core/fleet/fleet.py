@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from services.dispatcher.core.fleet.account import Account, Path
 from services.dispatcher.core.fleet.bands import Bands
-from services.dispatcher.core.fleet.bits import Bits, rows_of
+from services.dispatcher.core.fleet.bits import Bits, bits_of, rows_of
 from services.dispatcher.core.fleet.dimension import Dimension
 from services.dispatcher.core.fleet.facts import facts_of
 from services.dispatcher.core.fleet.failures import Failures
@@ -195,12 +195,27 @@ class Fleet:
             for row in rows:
                 self._mark(group, row)
 
-    def _mark(self, group: Group, row: int) -> None:
+    def take_many(self, group: Group, rows: list[int], tasks: list[int]) -> None:
+        """Occupy and count some tasks on each of many rows."""
+        for row, count in zip(rows, tasks, strict=True):
+            self.holders[row] += count
+        for need in group.needs:
+            self.dimension(need.resource).take_many(rows, [need.amount * count for count in tasks])
+        at = self.totals.at
+        self.totals.move_many(rows, [at[row] + count for row, count in zip(rows, tasks, strict=True)])
+        self.account_of(group).add_many(rows, tasks)
+        if group.name in self.sought:
+            self.improved |= bits_of(rows)
+        if group.host_ports or group.anti_affinity or self.loads is not None or self.bands is not None:
+            for row, count in zip(rows, tasks, strict=True):
+                self._mark(group, row, count)
+
+    def _mark(self, group: Group, row: int, tasks: int = 1) -> None:
         for port in group.host_ports:
-            self.ports.add(port, row, 1)
+            self.ports.add(port, row, tasks)
         for name in group.anti_affinity:
-            self.shunned.add(name, row, 1)
-        self._note_use(group, row, 1)
+            self.shunned.add(name, row, tasks)
+        self._note_use(group, row, tasks)
 
     def close_if_empty(self, group: Group) -> None:
         """Forget the account of a service that has no task anywhere."""

@@ -10,9 +10,12 @@ from heapq import heapify, heappop, heapreplace
 
 from services.dispatcher.core.fleet.bits import Bits, bits_of, highest, rows_of
 from services.dispatcher.core.fleet.draft import Draft
+from services.dispatcher.core.fleet.fill import even_level
 
 _SWEEP_FROM = 8
 """Tasks from which on a level is taken as a whole."""
+_LIFT_FROM = 2
+"""Tasks a row from which on many levels are taken as a whole."""
 
 
 def spread(draft: Draft, wanted: int, rows: Bits) -> int:
@@ -26,6 +29,9 @@ def spread(draft: Draft, wanted: int, rows: Bits) -> int:
 
 
 def _evenly(draft: Draft, left: int, rows: Bits) -> int:
+    if not draft.at_most_once and left > _LIFT_FROM * rows.bit_count() > 0:
+        left = _lift(draft, left, rows)
+        rows = draft.maybe(rows)
     account = draft.fleet.accounts.get(draft.group.service)
     occupied = 0 if account is None else account.occupied & rows
     left, taken = _drain(draft, left, rows ^ occupied, 0)
@@ -38,6 +44,21 @@ def _evenly(draft: Draft, left: int, rows: Bits) -> int:
             if found:
                 levels[tasks] = levels.get(tasks, 0) | found
     return _by_service_tasks(draft, left, levels)
+
+
+def _lift(draft: Draft, left: int, rows: Bits) -> int:
+    """Lift all rows at once to a level that the tasks surely reach, as far as each has room; return how many tasks are left.
+
+    Placing one by one comes by this very state, since it never raises a row above another that has room; it goes on from here.
+    """
+    numbers = rows_of(rows)
+    have = [draft.tasks_on(row) for row in numbers]
+    level, _ = even_level(have, left)
+    shares = [draft.room(row, level - tasks) for row, tasks in zip(numbers, have, strict=True)]
+    draft.take_many(
+        [row for row, share in zip(numbers, shares, strict=True) if share], [share for share in shares if share]
+    )
+    return left - sum(shares)
 
 
 def _by_service_tasks(draft: Draft, left: int, levels: dict[int, Bits]) -> int:
