@@ -45,7 +45,7 @@ from services.kit.model.objects import Config, ManagerPeer, Node, NodeDescriptio
 from services.kit.model.specs import Annotations, ContainerSpec, EndpointSpec, TaskSpec
 from services.kit.model.states import LogStream, Role, TaskState
 from services.kit.runtime.changes import Changes
-from services.kit.runtime.clock import SystemClock
+from services.kit.runtime.clock import Clock, SystemClock
 from services.kit.runtime.ids import SeededIds
 from services.kit.runtime.tasks import TaskOwner
 from tests.support.running import eventually
@@ -353,6 +353,7 @@ class World:
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
+        self.clock: Clock = SystemClock()
         self.network = MemoryNetwork()
         self.peer = ManagerPeer(
             node_id=NodeId("m" * 25), addr=f"{MANAGER_HOST}:{MANAGER_PORT}", certificate=b"not looked at here"
@@ -393,7 +394,7 @@ class World:
         """Run an agent; at the end it is stopped as its lifecycle would."""
         bus = MemoryBus(self.network, Caller(node_id=NODE, role=WORKER, cluster_id=CLUSTER), host="worker")
         runtime = Runtime(
-            process="agent", clock=SystemClock(), ids=SeededIds(1), rng=random.Random(1), bus=bus, node=self.node
+            process="agent", clock=self.clock, ids=SeededIds(1), rng=random.Random(1), bus=bus, node=self.node
         )
         given = {"drivers": ("fake",), "hostname": "worker-1", "state_dir": self.state_dir, **settings}
         app = AgentApp(AgentSettings(**given), runtime)

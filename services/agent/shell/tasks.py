@@ -7,7 +7,9 @@ has come back before the next one of the same task starts; every stored task is 
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
+from collections import deque
 from dataclasses import dataclass, field
 
 from services.agent.core import task as life
@@ -46,6 +48,7 @@ from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 
 DISK_RETRY_S = 1.0
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 _NEEDS_ALL = frozenset({Verb.PREPARE, Verb.START})
 
 
@@ -56,6 +59,8 @@ class _Entry:
     task: Task
     spec: SpecVersion
     machine: TaskMachine
+    kept: TaskStatus
+    """The newest status that is on disk, and may be told."""
     controller: Controller | None = None
     verb: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -88,6 +93,8 @@ class Tasks:
         self._entries: dict[TaskId, _Entry] = {}
         self._changed: dict[TaskId, StatusWrite] = {}
         self._forgotten: set[TaskId] = set()
+        self._unkept: deque[tuple[tuple[TaskId, ...], tuple[tuple[Task, SpecVersion], ...]]] = deque()
+        """Assignments that the disk has not taken yet: removals and additions, oldest first."""
         self._returned: dict[TaskId, work.Add] = {}
         self._orphans: dict[TaskId, tuple[Driver, Recovered]] = {}
         self._dirty = asyncio.Event()
@@ -130,16 +137,21 @@ class Tasks:
                     added.append((task, self._entries[task.id].spec))
                 case work.Remove(task_id):
                     removed.append(task_id)
-        self._database.take_away(removed)
-        self._database.add(added)
+        self._unkept.append((tuple(removed), tuple(added)))
+        try:
+            self._keep_assignments()
+        except sqlite3.OperationalError as error:
+            # What runs meanwhile is found again by its driver; nothing is reported before all is kept.
+            self._log.error("cannot keep assignments", reason=str(error))
+            self._dirty.set()
         for action in actions:
             self._do(action)
         self._discard_orphans()
         return None
 
     def statuses(self) -> list[tuple[TaskId, TaskStatus]]:
-        """Return the status of every task that is assigned here."""
-        return [(task_id, entry.machine.status) for task_id, entry in self._entries.items() if task_id in self._worker]
+        """Return the newest kept status of every task that is assigned here."""
+        return [(task_id, entry.kept) for task_id, entry in self._entries.items() if task_id in self._worker]
 
     def find(self, task_id: TaskId) -> tuple[Task, TaskState] | None:
         """Return a task and its observed state."""
@@ -176,7 +188,11 @@ class Tasks:
         for verb in verbs:
             verb.cancel()
         await asyncio.gather(*verbs, return_exceptions=True)
-        self._write()
+        try:
+            self._write()
+        except sqlite3.OperationalError as error:
+            # Nothing of it was reported: the next agent sees the same again.
+            self._log.error("cannot keep task statuses", reason=str(error))
         for entry in self._entries.values():
             if entry.controller is not None:
                 await entry.controller.close()
@@ -204,7 +220,7 @@ class Tasks:
 
     def _take_on(self, task: Task, spec: SpecVersion, status: TaskStatus, handle: Handle | None) -> _Entry:
         machine = TaskMachine(task.id, desired=task.desired_state, status=status, handle=handle)
-        entry = self._entries[task.id] = _Entry(task, spec, machine)
+        entry = self._entries[task.id] = _Entry(task, spec, machine, status)
         return entry
 
     def _discard_orphans(self) -> None:
@@ -299,6 +315,9 @@ class Tasks:
             return life.Erred(str(error), exit=error.end)
         except SwarmError as error:
             return life.Erred(str(error))
+        except OSError as error:
+            # A disk that is full or a table that is: it may have room again.
+            return life.Erred(str(error), retry_after_s=DISK_RETRY_S if error.errno in _PASSING else None)
         except Exception as error:  # noqa: BLE001 - the wall between us and a driver: its bug ends the task, not the node
             self._log.crash("driver broke", error, task=entry.task.id, driver=entry.spec.task.driver, verb=verb.value)
             return life.Erred(f"the {entry.spec.task.driver} driver broke in {verb}: {type(error).__name__}: {error}")
@@ -375,10 +394,21 @@ class Tasks:
                 self._dirty.set()
                 await asyncio.sleep(DISK_RETRY_S)
 
+    def _keep_assignments(self) -> None:
+        while self._unkept:
+            removed, added = self._unkept[0]
+            self._database.take_away(removed)
+            self._database.add(added)
+            self._unkept.popleft()
+
     def _write(self) -> None:
+        self._keep_assignments()
         if not self._changed and not self._forgotten:
             return
         self._database.write(self._changed.values(), self._forgotten)
         written, self._changed = self._changed, {}
         self._forgotten.clear()
+        for task_id, write in written.items():
+            if (entry := self._entries.get(task_id)) is not None:
+                entry.kept = write.status
         self._outbox.put((task_id, write.status) for task_id, write in written.items() if task_id in self._worker)
