@@ -2,7 +2,7 @@
 
     python -m tests.bench.orchestration [tasks] [agents] [rounds]
 
-The agents are bare (see fake_agents.py), which is how SwarmKit's figure of 1,500–2,760 tasks/s was taken; with SwarmKit's own agent and a
+The agents are bare (see tests/support/fake_agents.py), which is how SwarmKit's figure of 1,500–2,760 tasks/s was taken; with SwarmKit's own agent and a
 driver that does nothing it was 625–662 (both: 10,000 tasks on 100 agents on such a machine, one manager). Prints tasks per second, and the
 processor time that each process spent.
 """
@@ -58,7 +58,7 @@ def memory_mb(pid: int) -> float:
 def fake_agents(manager: SwarmNode, token: str, count: int) -> Iterator[int]:
     """Run bare agents in a process of their own; yields its pid once all are registered."""
     with tempfile.TemporaryDirectory(prefix="sbf-") as directory:
-        command = [sys.executable, "-m", "tests.bench.fake_agents", manager.remote_api, token, str(count), directory]
+        command = [sys.executable, "-m", "tests.support.fake_agents", manager.remote_api, token, str(count), directory]
         process = subprocess.Popen(
             command, cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -1,6 +1,6 @@
 """Many agents in one process, for benches: each enrols, dials and reports like a node of its own, and runs nothing.
 
-A process of its own, so that its share of the machine can be told apart: ``python -m tests.bench.fake_agents ADDRESS TOKEN COUNT DIRECTORY``.
+A process of its own, so that its share of the machine can be told apart: ``python -m tests.support.fake_agents ADDRESS TOKEN COUNT DIRECTORY``.
 Every agent has its own bus, key and certificate; it answers each message with one batch of statuses, the last one of every task. Prints
 "joined" when all are registered, and ends with its standard input.
 """
@@ -126,11 +126,12 @@ async def main(address: str, token: str, count: int, directory: Path) -> None:
         await asyncio.wait((failed, ready), return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             raise failed.result()
-        print("joined", flush=True)
+        sys.stdout.write("joined\n")
+        sys.stdout.flush()
         ended = owner.spawn("stdin", asyncio.to_thread(sys.stdin.read))
         await asyncio.wait((failed, ended), return_when=asyncio.FIRST_COMPLETED)
         if failed.done() and isinstance(failed.result(), SwarmError):
-            print(f"an agent failed: {failed.result()}", file=sys.stderr)
+            sys.stderr.write(f"an agent failed: {failed.result()}\n")
     for agent in agents:
         await agent.close()
 
