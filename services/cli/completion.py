@@ -139,10 +139,14 @@ async def _live(metavar: str, client: Client) -> list[Candidate]:
             ]
         case "TASK":
             return [(task.id, task.status.state.name.lower()) for task in await client.tasks.list(stale=True)]
-        case "SERVICE" | "SERVICE|TASK" | "SERVICE=REPLICAS":
+        case "SERVICE" | "SERVICE|TASK" | "SERVICE|TASK|NODE" | "SERVICE=REPLICAS":
             end = "=" if metavar == "SERVICE=REPLICAS" else ""
             services = await client.services.list(stale=True)
             return [(service.spec.annotations.name + end, service.spec.task.container.image) for service in services]
+        case "SECRET":
+            return [(secret.spec.annotations.name, "") for secret in await client.secrets.list(stale=True)]
+        case "CONFIG":
+            return [(config.spec.annotations.name, "") for config in await client.configs.list(stale=True)]
         case "STACK":
             from services.cli.stack.service import STACK_LABEL  # noqa: PLC0415 (brings a reader of YAML along)
 
