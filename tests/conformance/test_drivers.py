@@ -19,6 +19,7 @@ from services.agent.drivers.api import (
     Handle,
     Recovered,
     SupportsExec,
+    SupportsHealth,
     SupportsLogs,
     TaskGone,
     Unsupported,
@@ -238,6 +239,18 @@ def test_logs_are_complete_and_in_order(bench: Bench) -> None:
             assert await lines_of(controller, LogOptions(tail=0)) == []
             assert await lines_of(controller, LogOptions(since=CLOCK.wall() + 3600)) == []
             assert await lines_of(controller, LogOptions(since=CLOCK.wall() - 3600)) == everything
+
+    run_async(scenario())
+
+
+def test_a_task_that_ended_well_before_anybody_looked_has_not_failed(bench: Bench) -> None:
+    async def scenario() -> None:
+        async with bench.driver() as driver:
+            controller = await started(driver, bench.bundle(Program(exit_code=0)))
+            await controller.wait()
+            if isinstance(controller, SupportsHealth):
+                await controller.ready()
+            assert (await controller.wait()).ok
 
     run_async(scenario())
 

@@ -65,7 +65,7 @@ def test_the_node_describes_itself(tmp_path: Path) -> None:
 def test_a_task_runs_through_its_states_to_the_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with one_agent(tmp_path) as (_, dispatcher):
-            dispatcher.assign(make_task(), specs=(make_spec(run_for="0.05", exit_code="3"),))
+            dispatcher.assign(make_task(), specs=(make_spec(run_for="0.7", exit_code="3"),))
             status = await dispatcher.saw(ONE, TaskState.FAILED)
             assert (status.exit_code, status.error) == (3, "task: non-zero exit (3)")
             states = [status.state for status in dispatcher.history[ONE]]

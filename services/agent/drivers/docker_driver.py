@@ -225,13 +225,16 @@ class DockerController:
             while True:
                 news.clear()
                 seen = await self._started()
+                if not seen.has_check:
+                    # It serves from the start; how it ended meanwhile is the wait's business.
+                    return
                 if seen.ended:
                     end = exit_of(seen)
                     raise Failed(f"ended before it was healthy: {end.reason}", end)
                 if seen.unhealthy:
                     await self.shutdown(self._bundle.container.stop_grace_period_s)
                     raise Failed("unhealthy container")
-                if seen.settled:
+                if seen.healthy:
                     return
                 await _next(news)
 

@@ -89,9 +89,14 @@ class Inspected(msgspec.Struct, frozen=True):
         return self.state.health is not None and self.state.health.status == "unhealthy"
 
     @property
-    def settled(self) -> bool:
-        """Tell whether it serves: healthy, or without a health check."""
-        return self.state.health is None or self.state.health.status in {"healthy", "none", ""}
+    def has_check(self) -> bool:
+        """Tell whether the engine asks it for its health."""
+        return self.state.health is not None and self.state.health.status not in {"none", ""}
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether its health check has been answered well."""
+        return self.state.health is not None and self.state.health.status == "healthy"
 
 
 def exit_of(seen: Inspected) -> Exit:
