@@ -1,6 +1,7 @@
-"""What a published port costs: processor time per request and per connection, bulk, memory, beside haproxy in tcp mode, in one run.
+"""What a published port costs: processor time per request and per connection, bulk, memory, beside haproxy and nginx, in one run.
 
-Needs wrk, nginx and haproxy (Debian has them). Run it alone, on a quiet machine: ``python -m tests.bench.gateway``. The candidates take
+The rivals balance TCP, as the gateway does; one more column is the gateway's own HTTP port. Needs wrk, nginx and haproxy (Debian has them),
+and for nginx as a rival its stream module (libnginx-mod-stream). Run it alone, on a quiet machine: ``python -m tests.bench.gateway``. The candidates take
 turns in every round, so that a noisy neighbour meets them all; the figures are medians of the rounds.
 """
 
@@ -17,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.kit.model.specs import HttpConfig, IngressConfig
 from tests.bench.taskd import cpu_s, pss_bytes
 from tests.support.plane_home import HOST, backend, free_port, plane, route
 
@@ -50,6 +52,15 @@ listen web
   bind {host}:{port}
   balance random
 {servers}
+"""
+
+
+NGINX_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+NGINX_STREAM = """load_module {module};
+worker_processes 1; master_process off; daemon off; pid {home}/stream.pid; error_log /dev/null;
+events {{ worker_connections 16384; }}
+stream {{ upstream tasks {{ random two least_conn; {servers} }}
+  server {{ listen {host}:{port} backlog=4096; proxy_pass tasks; proxy_connect_timeout 1s; proxy_timeout 600s; }} }}
 """
 
 
@@ -158,20 +169,33 @@ async def candidates(home: Path) -> AsyncIterator[list[Candidate]]:
     listen = " ".join(f"listen {HOST}:{port} backlog=4096;" for port in ports)
     (home / "nginx.conf").write_text(NGINX.format(home=home, listen=listen))
     servers = "\n".join(f"  server s{port} {HOST}:{port}" for port in ports)
-    peer_port, own_port = free_port(), free_port()
+    peer_port, stream_port, own_port, http_port = (free_port() for _ in range(4))
+    servers_of_nginx = " ".join(f"server {HOST}:{port};" for port in ports)
+    stream = NGINX_STREAM.format(
+        module=NGINX_STREAM_MODULE, home=home, host=HOST, port=stream_port, servers=servers_of_nginx
+    )
+    (home / "stream.conf").write_text(stream)
     (home / "haproxy.cfg").write_text(HAPROXY.format(host=HOST, port=peer_port, servers=servers))
-    with (
-        process("nginx", "-c", str(home / "nginx.conf")),
-        process("haproxy", "-db", "-q", "-f", str(home / "haproxy.cfg")) as haproxy,
-    ):
-        async with plane(home) as running:
-            await running.show(route(own_port, *[backend(f"t{port}", port) for port in ports]))
-            for port in (*ports, peer_port, own_port):
-                await reachable(port)
-            yield [
+    with ExitStack() as stack:
+        stack.enter_context(process("nginx", "-c", str(home / "nginx.conf")))
+        haproxy = stack.enter_context(process("haproxy", "-db", "-q", "-f", str(home / "haproxy.cfg")))
+        rivals = [Candidate(name="haproxy tcp", pid=haproxy.pid, port=peer_port)]
+        if NGINX_STREAM_MODULE.exists():
+            nginx = stack.enter_context(process("nginx", "-c", str(home / "stream.conf")))
+            rivals.append(Candidate(name="nginx stream", pid=nginx.pid, port=stream_port))
+        (home / "http").mkdir()
+        async with plane(home) as running, plane(home / "http") as http:
+            tasks = [backend(f"t{port}", port) for port in ports]
+            await running.show(route(own_port, *tasks))
+            await http.show(route(http_port, *tasks, ingress=IngressConfig(http=HttpConfig())))
+            found = [
                 Candidate(name="swarmbus", pid=running.pids[0], port=own_port),
-                Candidate(name="haproxy tcp", pid=haproxy.pid, port=peer_port),
+                *rivals,
+                Candidate(name="swarmbus http", pid=http.pids[0], port=http_port),
             ]
+            for port in (*ports, *(candidate.port for candidate in found)):
+                await reachable(port)
+            yield found
 
 
 async def main(rounds: int) -> None:

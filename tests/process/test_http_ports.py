@@ -26,11 +26,15 @@ class HttpTask(Server):
     """Answers with its name, the request's head and the digest of its body; echoes lines after a switch to ``echo``."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(self._serve_all)
+        super().__init__(self._serve_unless_broken)
         self.name = name
         self.requests = 0
         self.hangs_up_after: int | None = None
         """Number of requests on a connection after which the next one is not answered."""
+
+    async def _serve_unless_broken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(h11.RemoteProtocolError):
+            await self._serve_all(reader, writer)
 
     async def _serve_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER)
@@ -51,16 +55,20 @@ class HttpTask(Server):
             if (b"upgrade", b"echo") in list(request.headers):
                 await self._echo(http, reader, writer)
                 return
-            head = "\n".join(f"{name.decode()}: {value.decode()}" for name, value in request.headers)
+            head = "\n".join(f"{name.decode()}: {value.decode('latin-1')}" for name, value in request.headers)
+            if request.method == b"HEAD":
+                await self._answer(http, writer, b"")
+                return
             body = f"{self.name}\n{request.method.decode()} {request.target.decode()}\n{digest.hexdigest()}\n{head}"
-            await self._answer(http, writer, body.encode() + b"x" * int(request.target.partition(b"?")[2] or b"0"))
+            await self._answer(http, writer, body.encode() + b"x" * _wanted(request.target))
             if http.our_state is not h11.DONE:
                 return
             http.start_next_cycle()
 
     async def _answer(self, http: h11.Connection, writer: asyncio.StreamWriter, body: bytes) -> None:
-        for event in (h11.Response(status_code=200, headers=[("x-task", self.name)]), h11.Data(data=body)):
-            writer.write(http.send(event) or b"")
+        writer.write(http.send(h11.Response(status_code=200, headers=[("x-task", self.name)])) or b"")
+        if body:
+            writer.write(http.send(h11.Data(data=body)) or b"")
         writer.write(http.send(h11.EndOfMessage()) or b"")
         await writer.drain()
 
@@ -76,6 +84,12 @@ class HttpTask(Server):
         while (event := http.next_event()) is h11.NEED_DATA:
             http.receive_data(await reader.read(1 << 16))
         return event
+
+
+def _wanted(target: bytes) -> int:
+    """Return how many bytes more a request asks for, behind the question mark."""
+    number = target.partition(b"?")[2]
+    return int(number) if number.isdigit() else 0
 
 
 @asynccontextmanager
@@ -314,6 +328,75 @@ def test_a_head_that_is_too_long_or_too_slow_is_refused_and_harms_nobody_else(tm
                 await visitor.leave()
             assert (await browser.ask())[0] == 200, "a kept connection is not a slow head"
             await browser.leave()
+
+    run_async(scenario())
+
+
+def test_a_client_of_the_first_version_is_answered_until_the_end_of_the_connection(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port = free_port()
+        async with plane(tmp_path) as running, http_tasks("a") as (task,):
+            await show(running, port, task)
+            answer = await say(port, b"GET /?5000 HTTP/1.0\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert f"host: {HOST}:{port}".encode() in answer
+            assert answer.endswith(b"x" * 5000)
+
+    run_async(scenario())
+
+
+SEED = random.SystemRandom().randrange(1 << 30)
+FRAGMENTS = (
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nzz",
+    b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\nX: \xff\r\n\r\n",
+    b"\x00\xff" * 40,
+)
+
+
+def test_no_words_of_a_client_end_a_worker(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+
+    def nonsense() -> bytes:
+        words = bytearray(b"".join(rng.choice(FRAGMENTS) for _ in range(rng.randrange(1, 4))))
+        for _ in range(rng.randrange(4)):
+            place = rng.randrange(len(words))
+            words[place : place + rng.randrange(3)] = rng.choice((b"", b"\r\n", b":", b" ", b"\0", rng.randbytes(2)))
+        return bytes(words)
+
+    async def talk(port: int, words: bytes) -> None:
+        visitor = await Visitor.come(port)
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(words), 50):
+                visitor.writer.write(words[start : start + 50])
+                await visitor.writer.drain()
+            if rng.random() < 0.7:
+                with contextlib.suppress(OSError):  # it may have been hung up on
+                    visitor.writer.write_eof()
+                async with asyncio.timeout(10.0):
+                    await visitor.reader.read()
+        await visitor.leave()
+
+    async def scenario() -> None:
+        port = free_port()
+        async with plane(tmp_path) as running, http_tasks("a", "b") as tasks_:
+            await show(running, port, *tasks_)
+            (pid,) = running.pids
+            for _ in range(15):
+                await asyncio.gather(*(talk(port, nonsense()) for _ in range(20)))
+            assert running.pids == [pid], f"seed {SEED}"
+            browser = await Browser.open(port)
+            assert (await browser.ask())[0] == 200, f"seed {SEED}"
+            await browser.leave()
+            async with asyncio.timeout(10.0):
+                while (counts := (await running.keeper.counts())[0]).worker["open"]:
+                    continue
+            assert all(task["open"] == 0 for task in counts.tasks.values()), f"seed {SEED}: {counts.tasks}"
 
     run_async(scenario())
 

@@ -59,11 +59,24 @@ def check_request(method: bytes, target: bytes, version: bytes, headers: Sequenc
 
 
 def request_headers(
-    headers: Sequence[Header], *, client: str, scheme: str, port: int, is_trusted: bool, upgrade: bytes
+    headers: Sequence[Header],
+    *,
+    client: str,
+    scheme: str,
+    port: int,
+    is_trusted: bool,
+    upgrade: bytes,
+    asked_at: str = "",
 ) -> list[Header]:
-    """Return the headers of a request for the task; ``upgrade`` is the protocol that it asks to switch to, if any."""
+    """Return the headers of a request for the task; ``upgrade`` is the protocol that it asks to switch to, if any.
+
+    A client of HTTP/1.0 that names no host is taken to mean the address that it ``asked_at``.
+    """
     kept = _without(headers, HOP_BY_HOP | named_by_connection(headers) | (frozenset() if is_trusted else FORWARDED))
     host = values(headers, b"host")
+    if not host and asked_at:
+        host = [f"[{asked_at}]:{port}".encode() if ":" in asked_at else f"{asked_at}:{port}".encode()]
+        kept.append((b"host", host[0]))
     if is_trusted and values(headers, b"x-forwarded-for"):
         chain = b", ".join(values(headers, b"x-forwarded-for"))
         kept = _without(kept, frozenset({b"x-forwarded-for"}))

@@ -153,6 +153,10 @@ class HttpFlow:
         self._errand: Errand | None = None
         self._request: h11.Request | None = None
         """The one that is being answered."""
+        self._is_unsent = False
+        """A task is there that has not been sent it."""
+        self._is_unreachable = False
+        """There is no task for it."""
         self._may_repeat = False
         self._answer_begun = False
         self._closes = False
@@ -209,40 +213,45 @@ class HttpFlow:
         self._target = target
         self._upstream = Wire(self._carrier, sock, h11.Connection(h11.CLIENT), self._go_on)
         self._upstream.hand_over()
-        self._send_request()
-        self._go_on()
+        self._is_unsent = True
+        self._carrier.loop.again(self._go_on)
 
     def unreachable(self) -> None:
         """No task could be reached."""
         self._errand = None
         self._carrier.refused += 1
-        self._refuse(503, "no task can be reached")
-        self._go_on()
+        self._is_unreachable = True
+        self._carrier.loop.again(self._go_on)
 
     # -- the conversation
 
     def _go_on(self) -> None:
-        """Do what can be done, a bounded number of steps, and come back for more."""
+        """Do what can be done, and end what cannot go on."""
         try:
-            for _ in range(TURNS):
-                if self._has_parted():
-                    return
-                was_stuffed = self._is_stuffed
-                did = self._step()
-                if self._has_parted():
-                    return
+            try:
+                self._go_steps()
+            except h11.RemoteProtocolError as error:
+                self._refuse(error.error_status_hint, "this is not HTTP")
                 self._flush()
-                if not did and not (was_stuffed and not self._is_stuffed):
-                    return
-            self._carrier.loop.again(self._go_on)
-        except h11.RemoteProtocolError as error:
-            self._refuse(error.error_status_hint, "this is not HTTP")
-            self._flush()
-        except BadRequest as error:
-            self._refuse(error.status, error.reason)
-            self._flush()
+            except BadRequest as error:
+                self._refuse(error.status, error.reason)
+                self._flush()
         except (OSError, h11.LocalProtocolError):
             self._end()
+
+    def _go_steps(self) -> None:
+        """Do a bounded number of steps, and come back for more."""
+        for _ in range(TURNS):
+            if self._has_parted():
+                return
+            was_stuffed = self._is_stuffed
+            did = self._step()
+            if self._has_parted():
+                return
+            self._flush()
+            if not did and not (was_stuffed and not self._is_stuffed):
+                return
+        self._carrier.loop.again(self._go_on)
 
     def _has_parted(self) -> bool:
         """True when this is over, or another protocol is spoken."""
@@ -256,6 +265,12 @@ class HttpFlow:
     def _step(self) -> bool:
         """Take one event from either side; False when there is nothing to do now."""
         upstream = self._upstream
+        if self._is_unreachable:
+            self._is_unreachable = False
+            raise BadRequest(503, "no task can be reached")
+        if self._is_unsent:
+            self._is_unsent = False
+            self._send_request()
         did = False
         if not self._client.is_full and upstream is not None:
             did = self._hear_task(upstream)
@@ -333,6 +348,7 @@ class HttpFlow:
 
     def _dial(self) -> None:
         self._leave_task()
+        self._is_unsent = False
         self._errand = Errand(self, self._carrier, self.published, self._source)
         self._errand.dial()
 
@@ -348,6 +364,7 @@ class HttpFlow:
             port=self.asked_at.port,
             is_trusted=self.published.expects_header(self._source.host),
             upgrade=upgrade_asked(headers),
+            asked_at=self.asked_at.host,
         )
         upstream.say(h11.Request(method=request.method, target=request.target, headers=sent))
         if self._client.parser.their_state is not h11.SEND_BODY:  # it was read to its end: this is another attempt
