@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 from pydantic_core import PydanticUndefined
 
+from services.cli import raft_tool
 from services.kit.bus.api import Connection, LocalAddress
 from services.kit.bus.zmq import ZmqBus
 from services.kit.errors import DeadlineExceeded, InvalidArgument, Problem, SwarmError, Unavailable
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> _Parser:
     parser = _Parser(prog="supervisor", description="Run this host's node of a swarm.", allow_abbrev=False)
     parser.add_argument("-v", "--version", action="version", version=f"swarmbus {_version()}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="up|down|status")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="up|down|status|raft")
     up = verbs.add_parser(
         "up",
         help="run a node in the foreground: a new cluster, a joining node, or the node that the state directory holds",
@@ -87,6 +88,7 @@ def _parser() -> _Parser:
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for verb in (down, status):
         _add_field(verb, "state_dir")
+    raft_tool.add(verbs)
     return parser
 
 
