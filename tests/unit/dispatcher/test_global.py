@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from services.kit.model.ids import NodeId, TaskId
+from services.kit.model.objects import Meta
 from services.kit.model.specs import Global, NodeSpec, Placement, RestartPolicy, TaskSpec
 from services.kit.model.states import Availability, NodeState, RestartCondition, TaskState
-from services.kit.state.transaction import remove
+from services.kit.state.transaction import create, remove, update
 from tests.support.convergence import Swarm, a_service_spec
+
+_replace = msgspec.structs.replace
 
 
 def swarm_with(nodes: int = 3, **fields: object) -> Swarm:
@@ -99,3 +104,42 @@ def test_removing_the_service_removes_all() -> None:
     swarm.remove_service("web")
     swarm.settle()
     assert swarm.tasks() == []
+
+
+def test_a_task_that_somebody_deleted_is_made_again_on_its_node() -> None:
+    swarm = swarm_with()
+    task = swarm.running()[0]
+    swarm.write(remove(task))
+    swarm.settle()
+    assert homes(swarm) == ["n1", "n2", "n3"]
+    assert task.id not in {each.id for each in swarm.tasks()}
+
+
+def test_a_new_leader_puts_right_what_the_last_one_left() -> None:
+    swarm = swarm_with(4)
+    swarm.create_service(a_service_spec("gone", mode=Global()))
+    swarm.settle()
+    extra = _replace(swarm.running()[0], id=TaskId("extra"), meta=Meta())
+    del swarm.planning
+    swarm.write(create(extra))
+    swarm.remove_service("gone")
+    swarm.change_node("n2", spec=NodeSpec(availability=Availability.DRAIN))
+    swarm.obedient.discard(NodeId("n3"))
+    swarm.write(remove(swarm.state.nodes[NodeId("n3")]))
+    failed = next(task for task in swarm.running() if task.node_id == "n4")
+    swarm.write(update(_replace(failed, status=_replace(failed.status, state=TaskState.FAILED))))
+    swarm.become_leader()
+    swarm.pass_time(20)
+    assert homes(swarm) == ["n1", "n4"]
+    assert swarm.tasks("gone") == []
+    assert {task.node_id for task in swarm.tasks()} <= {"n1", "n2", "n4"}
+
+
+def test_of_two_tasks_on_a_node_one_stays() -> None:
+    swarm = swarm_with()
+    extra = _replace(swarm.running()[0], id=TaskId("zzz"), meta=Meta())
+    swarm.write(create(extra))
+    swarm.settle()
+    swarm.become_leader()
+    swarm.settle()
+    assert homes(swarm) == ["n1", "n2", "n3"]

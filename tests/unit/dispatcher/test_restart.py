@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from services.kit.model.specs import RestartPolicy
 from services.kit.model.states import Availability, NodeState, RestartCondition, TaskState
+from services.kit.state.transaction import update
 from tests.support.convergence import Swarm
+
+_replace = msgspec.structs.replace
 
 
 def swarm_with(policy: RestartPolicy, *, nodes: int = 2, replicas: int = 1) -> Swarm:
@@ -202,3 +206,25 @@ def test_a_policy_of_none_is_over_when_the_spec_changes() -> None:
     swarm.set_image("web", "v2")
     swarm.pass_time(10)
     assert swarm.images(swarm.running()) == ["v2"]
+
+
+def test_a_new_leader_waits_only_for_the_rest_of_a_delay() -> None:
+    swarm = swarm_with(RestartPolicy(delay_s=30))
+    swarm.end_task(swarm.running()[0], TaskState.FAILED)
+    swarm.pass_time(20)
+    swarm.become_leader()
+    swarm.pass_time(9)
+    assert swarm.running() == []
+    swarm.pass_time(2)
+    assert len(swarm.running()) == 1
+
+
+@pytest.mark.parametrize("state", [TaskState.FAILED, TaskState.REJECTED, TaskState.COMPLETE])
+def test_a_new_leader_replaces_what_ended_in_any_way(state: TaskState) -> None:
+    swarm = swarm_with(RestartPolicy(delay_s=0))
+    (task,) = swarm.running()
+    swarm.write(update(_replace(task, status=_replace(task.status, state=state))))
+    swarm.become_leader()
+    swarm.settle()
+    assert len(swarm.running()) == 1
+    assert swarm.state.tasks[task.id].desired_state is TaskState.SHUTDOWN

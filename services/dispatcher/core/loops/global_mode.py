@@ -70,6 +70,8 @@ class GlobalMode:
         for key, slot in slots.items():
             home = view.nodes.get(NodeId(str(key)))
             if home is not None and is_usable(home) and satisfies(home, constraints):
+                for task in _doubles(slot):
+                    yield Step(key=service.id, puts=(wanted(task, TaskState.SHUTDOWN),))
                 continue
             desired = TaskState.REMOVE if home is None else TaskState.SHUTDOWN
             for task in slot.values():
@@ -89,6 +91,17 @@ class GlobalMode:
             TaskState.ORPHANED,
         }
         return not gave_up and counts(view, slot, now)
+
+
+def _doubles(slot: Mapping[TaskId, Task]) -> Iterable[Task]:
+    """Return all wanted tasks of one version on a node but the one that has come furthest; an update's two versions are its affair."""
+    by_version: dict[int, list[Task]] = {}
+    for task in slot.values():
+        if is_wanted(task):
+            by_version.setdefault(task.spec_version, []).append(task)
+    for tasks in by_version.values():
+        best = max(tasks, key=lambda task: (not task.status.state.terminal, task.status.state, -task.meta.created_at))
+        yield from (task for task in tasks if task is not best)
 
 
 def _fits(node: Node, constraints: tuple[Constraint, ...]) -> bool:
