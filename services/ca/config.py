@@ -11,5 +11,7 @@ class CaSettings(ProcessSettings, frozen=True, kw_only=True):
 
     issue_timeout_s: float = 5.0
     """Longest time for one issuance, the transaction included."""
+    certificate_validity_min_s: float = 3600.0
+    """A cluster's setting below this counts as a mistake and gives the default."""
     availability: Availability = Availability.ACTIVE
     """Of the first node of a new cluster; every other node says it when it joins."""

@@ -33,7 +33,8 @@ from services.kit.lifecycle.app import Runtime
 from services.kit.messages import session as messages
 from services.kit.messages.supervise import NodeReport
 from services.kit.model.ids import SessionId
-from services.kit.model.objects import NodeDescription
+from services.kit.model.objects import Node, NodeDescription
+from services.kit.model.states import IssuanceState
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 
@@ -142,6 +143,7 @@ class _Live:
         self._session = session
         self._owner = TaskOwner("session")
         self._connection: Connection | None = None
+        self._node: Node | None = None
         self._assignments: asyncio.Task[None] | None = None
         self._logs: Logs | None = None
         self._execs: Execs | None = None
@@ -179,9 +181,14 @@ class _Live:
                     str(error),
                     session_unknown=isinstance(error, (InvalidArgument, NotFound)),
                     at_once=bool(error.details.leader_addr),
-                    refused=isinstance(error, (NotFound, Unauthenticated, PermissionDenied)),
+                    refused=isinstance(error, (NotFound, Unauthenticated, PermissionDenied)) and not self._expired(),
                 )
             )
+
+    def _expired(self) -> bool:
+        """Tell whether this node's certificate has run out: refused now, it may be let in again with the next one."""
+        runtime = self._session._runtime
+        return 0.0 < runtime.node.facts.not_after < runtime.clock.wall()
 
     async def _blame(self, error: SwarmError) -> None:
         """Let the link draw its conclusions; a manager that keeps silent is as good as gone."""
@@ -224,10 +231,9 @@ class _Live:
         if message.managers:
             self._session._link.set_managers(message.managers)
             await node.report_managers(message.managers)
-        if message.node is not None:
-            await node.report_node(
-                NodeReport(desired_role=message.node.spec.desired_role, root_bundle=message.root_bundle)
-            )
+        if message.node is not None or message.root_bundle:
+            self._node = message.node or self._node
+            await node.report_node(_report(self._node, message.root_bundle))
         assert self._logs is not None, "made with the first message"
         assert self._execs is not None, "made with the first message"
         for request in message.log_requests:
@@ -273,3 +279,10 @@ class _Live:
 
     def _post(self, event: talk.Event) -> None:
         self._session._inbox.put_nowait((self, event))
+
+
+def _report(node: Node | None, roots: bytes) -> NodeReport:
+    if node is None:
+        return NodeReport(root_bundle=roots)
+    rotate = node.certificate.state is IssuanceState.ROTATE
+    return NodeReport(role=node.role, rotate_certificate=rotate, root_bundle=roots)

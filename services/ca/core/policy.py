@@ -5,6 +5,7 @@ Every refusal is a typed error with the words that the asker reads; what a calle
 
 from __future__ import annotations
 
+from services.ca.core.issuance import node_of_key
 from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Problem
 from services.kit.model import tokens
 from services.kit.model.ids import NodeId
@@ -13,7 +14,6 @@ from services.kit.model.specs import CaConfig, ClusterSpec
 from services.kit.model.states import Role
 from services.kit.state.view import View
 
-CERTIFICATE_VALIDITY_MIN_S = 3600.0
 PUBLIC_KEY_BYTES = 32
 TLS_VALIDITY_S = 24 * 3600.0
 
@@ -58,12 +58,26 @@ def existing_cluster(view: View) -> Cluster:
     return view.cluster
 
 
-def certificate_validity_s(spec: ClusterSpec) -> float:
-    """Return how long new certificates live; a time below an hour counts as a mistake and gives the default."""
+def returning_node(view: View, cluster: Cluster, public_key: bytes, now: float) -> Node:
+    """Return the node that this key belongs to, if its certificate did not run out too long ago."""
+    node = node_of_key(view, public_key)
+    if node is None:
+        raise NotFound("the key of this node belongs to no node of this cluster (any more)")
+    window_s = cluster.spec.ca.expired_return_s
+    if now > node.certificate.not_after + window_s:
+        raise PermissionDenied(
+            f"the certificate of node {node.id} ran out more than {window_s / 86400:g} days ago: remove the node from "
+            "the cluster and let it join again with an empty state directory"
+        )
+    return node
+
+
+def certificate_validity_s(spec: ClusterSpec, least_s: float) -> float:
+    """Return how long new certificates live; a time below the least counts as a mistake and gives the default."""
     asked_s = spec.ca.node_cert_expiry_s
-    return asked_s if asked_s >= CERTIFICATE_VALIDITY_MIN_S else CaConfig().node_cert_expiry_s
+    return asked_s if asked_s >= least_s else CaConfig().node_cert_expiry_s
 
 
-def tls_validity_s(spec: ClusterSpec) -> float:
+def tls_validity_s(spec: ClusterSpec, least_s: float) -> float:
     """Return how long a certificate for TLS between gateways lives: a day, or as long as the node's when that is shorter."""
-    return min(TLS_VALIDITY_S, certificate_validity_s(spec))
+    return min(TLS_VALIDITY_S, certificate_validity_s(spec, least_s))

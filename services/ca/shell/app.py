@@ -29,6 +29,7 @@ from services.kit.model.specs import ClusterSpec
 from services.kit.model.states import Role
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
+from services.kit.state.view import View
 from services.kit.store.client import TransactionConflict
 
 CONFLICTS_MAX = 5
@@ -61,6 +62,7 @@ class CaApp:
         table.on_call(identity.BOOTSTRAP, self._bootstrap)
         table.on_call(identity.ISSUE, self._issue)
         table.on_call(identity.RENEW, self._renew)
+        table.on_call(identity.RETURN, self._return)
         table.on_call(identity.ISSUE_TLS, self._issue_tls)
         table.on_call(identity.UNLOCK_KEY, self._unlock_key)
         self._listener = await self._runtime.bus.listen_local(self._settings.socket("ca"), table)
@@ -103,7 +105,7 @@ class CaApp:
             node_id=request.node_id,
             cluster_id=request.cluster_id,
             role=Role.MANAGER,
-            validity_s=policy.certificate_validity_s(ClusterSpec()),
+            validity_s=policy.certificate_validity_s(ClusterSpec(), self._settings.certificate_validity_min_s),
             now=now,
         )
         return _issued(request.cluster_id, root.certificate, signed.node_id, signed.role, signed.certificate)
@@ -124,22 +126,37 @@ class CaApp:
 
     async def _renew(self, context: Context, request: identity.RenewRequest) -> identity.Issued:
         """Give a node a fresh certificate, with its observed role, for the key it speaks with."""
+
+        def find(view: View, cluster: Cluster) -> Node:
+            return policy.renewing_node(view, context.caller.node_id)
+
+        return await self._fresh_certificate(context, request.remote_addr, find)
+
+    async def _return(self, context: Context, request: identity.ReturnRequest) -> identity.Issued:
+        """Do the same for a node that has nothing left but its key."""
+
+        def find(view: View, cluster: Cluster) -> Node:
+            return policy.returning_node(view, cluster, context.caller.public_key, self._runtime.clock.wall())
+
+        return await self._fresh_certificate(context, request.remote_addr, find)
+
+    async def _fresh_certificate(
+        self, context: Context, remote_addr: str, find: Callable[[View, Cluster], Node]
+    ) -> identity.Issued:
         for _ in range(CONFLICTS_MAX):
             try:
-                return await self._renew_once(context, request.remote_addr)
+                async with self._issuance() as cluster:
+                    public_key = policy.certified_key(cluster, context.caller.public_key)
+                    node = find(await self._ledger.fresh_view(), cluster)
+                    signed = self._sign(cluster, node.id, node.role, public_key)
+                    ops = plan_renewal(node, signed, remote_addr=remote_addr)
+                    await self._ledger.commit(ops, timeout_s=self._settings.issue_timeout_s)
             except TransactionConflict as error:
-                self._log.debug("renewal was overtaken", renewed=context.caller.node_id, cause=str(error))
+                self._log.debug("renewal was overtaken", cause=str(error))
+            else:
+                self._log.info("certificate renewed", renewed=node.id, role=node.role.value)
+                return _issued(cluster.id, cluster.root_ca.ca_cert, node.id, node.role, signed.certificate)
         raise Unavailable("the node keeps changing: try again")
-
-    async def _renew_once(self, context: Context, remote_addr: str) -> identity.Issued:
-        async with self._issuance() as cluster:
-            node = policy.renewing_node(await self._ledger.fresh_view(), context.caller.node_id)
-            public_key = policy.certified_key(cluster, context.caller.public_key)
-            signed = self._sign(cluster, node.id, node.role, public_key)
-            ops = plan_renewal(node, signed, remote_addr=remote_addr)
-            await self._ledger.commit(ops, timeout_s=self._settings.issue_timeout_s)
-        self._log.info("certificate renewed", renewed=node.id, role=node.role.value)
-        return _issued(cluster.id, cluster.root_ca.ca_cert, node.id, node.role, signed.certificate)
 
     async def _issue_tls(self, context: Context, request: identity.IssueTlsRequest) -> identity.IssuedTls:
         """Certify a node's key for TLS between gateways. Short-lived and not recorded: a removed node gets no next one."""
@@ -151,7 +168,7 @@ class CaApp:
                 node_id=node.id,
                 cluster_id=cluster.id,
                 role=node.role,
-                validity_s=policy.tls_validity_s(cluster.spec),
+                validity_s=policy.tls_validity_s(cluster.spec, self._settings.certificate_validity_min_s),
                 now=self._runtime.clock.wall(),
             )
         self._log.debug("certificate for TLS", certified=node.id)
@@ -182,7 +199,7 @@ class CaApp:
             node_id=node_id,
             cluster_id=cluster.id,
             role=role,
-            validity_s=policy.certificate_validity_s(cluster.spec),
+            validity_s=policy.certificate_validity_s(cluster.spec, self._settings.certificate_validity_min_s),
             now=self._runtime.clock.wall(),
         )
 

@@ -123,7 +123,7 @@ class Signer:
             .issuer_name(self._certificate.subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_moment(now - BACK_DATED_S))
+            .not_valid_before(_moment(now - min(BACK_DATED_S, validity_s)))
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(usage, critical=True)

@@ -112,6 +112,7 @@ class DispatcherApp:
             if self._leadership.heard(status) and self._term is not None:
                 self._term.fail(self._leadership.refusal())
             if self._term is not None:
+                self._term.members_seen()
                 self._term.agents.ring()
             self._moved.set()
 

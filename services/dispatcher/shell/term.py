@@ -17,6 +17,7 @@ from services.dispatcher.core.draining import Draining
 from services.dispatcher.core.leadership import Leadership
 from services.dispatcher.core.logs import LogBroker
 from services.dispatcher.core.loops import all_loops
+from services.dispatcher.core.loops.roles import Roles
 from services.dispatcher.core.planning import Planning
 from services.dispatcher.core.presence import LEADER_CHANGED, Presence, Word
 from services.dispatcher.core.routes import RouteBook
@@ -25,6 +26,7 @@ from services.dispatcher.core.statuses import Statuses
 from services.dispatcher.shell.agents import AgentLines
 from services.dispatcher.shell.gateways import RouteLines
 from services.dispatcher.shell.log_lines import LogLines
+from services.dispatcher.shell.members import Members
 from services.dispatcher.shell.reads import Reads
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
@@ -38,6 +40,7 @@ from services.kit.runtime.tasks import TaskOwner
 from services.kit.state.state import State
 from services.kit.state.tables import Table
 from services.kit.store.client import StoreClient
+from services.kit.store.line import local
 from services.kit.store.replica import Batch
 
 KeyT = TypeVar("KeyT", NodeId, TaskId)
@@ -83,13 +86,15 @@ class Term:
         node_id = runtime.node.facts.node_id
         self.statuses = Statuses(node_id)
         self.presence = Presence()
-        loops = all_loops(lambda: TaskId(runtime.ids.new("task")), (self.presence, self.statuses))
+        self.roles = Roles()
+        loops = all_loops(lambda: TaskId(runtime.ids.new("task")), (self.presence, self.statuses, self.roles))
         self.planning = Planning(state, loops)
         self.sessions = Sessions(runtime.rng)
         self.broker = LogBroker()
         self.agents = AgentLines(self)
         self.routes = RouteLines(RouteBook(state), settings.routes_interval_s)
         self.logs = LogLines(self)
+        self.members = Members(local(runtime.bus, settings.socket("raft")), self.roles, state, node_id)
         nodes = [node.id for node in state.nodes.values() if node.status.state is not NodeState.DOWN]
         self.draining = Draining(nodes, self.clock.now())
         for task in state.tasks.values():
@@ -102,7 +107,9 @@ class Term:
         """Act until the term has to end; return why."""
         self._log.info("term opened", version=self.state.version, tasks=len(self.state.tasks))
         self._await_nodes()
+        self.members_seen()
         self._tasks.spawn("passes", self._passes())
+        self._tasks.spawn("members", self.members.run())
         failed = self._tasks.spawn("failed", self._tasks.failed())
         await asyncio.wait((failed, self._failure), return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
@@ -135,6 +142,7 @@ class Term:
                 self._settle(self._task_waiters, self.statuses.stored(event))
                 self._hold_back(event.old, event.new)
             elif event.table is Table.NODE:
+                self.members.look()
                 self._settle(self._node_waiters, self.presence.stored(event))
                 if event.new is None:
                     self.sessions.forget(NodeId(event.object.id))
@@ -145,6 +153,15 @@ class Term:
         self.agents.absorb(batch.events)
         self.logs.absorb(batch.events)
         self._wake.set()
+
+    def members_seen(self) -> None:
+        """Take raft's members as the leadership knows them."""
+        status = self.leadership.status
+        if status is not None:
+            changed = self.roles.hear(member.node_id for member in status.members)
+            self.planning.nudge(self.roles, changed)
+            self.members.look()
+            self._wake.set()
 
     def nudge(self) -> None:
         """Have the loop look again."""

@@ -79,12 +79,14 @@ class Ingress:
         """Follow the leader, whoever it is, until cancelled."""
         back_off = BackOff()
         while True:
-            connection = await link.connection()
+            connection: Connection | None = None
             try:
+                connection = await link.connection()
                 await self._follow(connection, link.succeeded)
             except SwarmError as error:
                 self._log.debug("route table lost", cause=str(error))
-                await link.report(connection, error)
+                if connection is not None:
+                    await link.report(connection, error)
                 if self._has_table:
                     back_off.reset()
                 if not isinstance(error, Unavailable):

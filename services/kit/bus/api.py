@@ -205,7 +205,11 @@ class RemoteAddress:
     host: str
     port: int
     certificate: bytes = field(repr=False)
-    """PEM; the dialler verifies it before it dials."""
+    """PEM; the dialler verifies it before it dials. The one that is shown in WELCOME must be good still."""
+    incognito: bool = False
+    """Show no certificate, only the key: what a joining machine does, and a node whose certificate ran out."""
+    grace_s: float = 0.0
+    """How long ago the other's certificate may have run out."""
 
 
 Address = LocalAddress | RemoteAddress
@@ -223,8 +227,11 @@ class Bus(Protocol):
     async def listen_local(self, path: str, handlers: Handlers, *, trusted: bool = True) -> Listener:
         """Listen on an ipc socket (0600); refuses a path on which somebody already listens."""
 
-    async def listen_remote(self, host: str, port: int, handlers: Handlers) -> Listener:
-        """Listen on TCP under CURVE with this process's identity; port 0 picks one."""
+    async def listen_remote(self, host: str, port: int, handlers: Handlers, *, grace_s: float = 0.0) -> Listener:
+        """Listen on TCP under CURVE with this process's identity; port 0 picks one.
+
+        ``grace_s`` is how long ago a peer's certificate may have run out, for listeners that know their peers' keys.
+        """
 
     async def open_door(self, host: str, port: int, answer: bytes) -> Door:
         """Answer everybody on a TCP port, before any authentication."""

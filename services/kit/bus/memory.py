@@ -175,7 +175,7 @@ class MemoryBus:
         """Listen on a path of this bus's host."""
         return self._listen(self._local_name(path), path, handlers, local=True, trusted=trusted)
 
-    async def listen_remote(self, host: str, port: int, handlers: Handlers) -> MemoryListener:
+    async def listen_remote(self, host: str, port: int, handlers: Handlers, *, grace_s: float = 0.0) -> MemoryListener:
         """Listen on an address that all hosts reach."""
         if not self.identity.role:
             raise FailedPrecondition("only a node with a certificate can listen")

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from services.kit.bus.api import Bus, Connection, RemoteAddress
 from services.kit.bus.ports import parse_address
 from services.kit.bus.remotes import FAILED, WORKED, Remotes
-from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
+from services.kit.errors import DeadlineExceeded, SwarmError, Unauthenticated, Unavailable
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.runtime.log import Log
@@ -69,7 +69,10 @@ class ManagerLink:
         self._changed.set()
 
     async def connection(self, *, timeout_s: float | None = None) -> Connection:
-        """Return a live connection; waits until there is one, at most the time given, then raises the last problem."""
+        """Return a live connection; waits until there is one, at most the time given, then raises the last problem.
+
+        A manager that refuses this node is not waited for: Unauthenticated is raised at once, and the next call asks another one.
+        """
         assert not self._closed, "the link is closed"
         try:
             async with asyncio.timeout(timeout_s), self._lock:
@@ -128,6 +131,8 @@ class ManagerLink:
             self._connection = await self._bus.dial(address, timeout_s=DIAL_TIMEOUT_S)
         except SwarmError as error:
             self._failed(peer, error)
+            if isinstance(error, Unauthenticated):
+                raise
             return
         self._peer = peer
         _log.debug("manager dialled", manager=peer.node_id, addr=peer.addr)

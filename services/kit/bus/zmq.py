@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -106,13 +107,13 @@ class ZmqBus:
         claimed.hand_over()
         return self._listener(listening, domain, path, desk, handlers)
 
-    async def listen_remote(self, host: str, port: int, handlers: Handlers) -> ZmqListener:
+    async def listen_remote(self, host: str, port: int, handlers: Handlers, *, grace_s: float = 0.0) -> ZmqListener:
         """Listen on TCP under CURVE with this process's identity; port 0 picks one."""
         identity = self.identity
         if not identity.certificate:
             raise FailedPrecondition("only a node with a certificate can listen")
         number = (await _resolve(host, port))[0]
-        desk = RemoteDesk(lambda: self.identity, self._clock)
+        desk = RemoteDesk(lambda: self.identity, self._clock, grace_s=grace_s)
         listening, domain = self._router(desk)
         listening.setsockopt(zmq.BACKLOG, _BACKLOG)
         listening.setsockopt(zmq.CURVE_SERVER, 1)
@@ -202,22 +203,27 @@ class ZmqBus:
             ]
         identity = self.identity
         server_key = identity.key_in(address.certificate)
-        self._check_manager(identity, address.certificate, server_key)
+        self._check_manager(identity, address.certificate, server_key, math.inf)
         curve = Curve(secret=identity.key.secret, public=identity.key.public, server=server_key)
         numbers = await _resolve(address.host, address.port, timeout_s)
         return [
             Attempt(
                 endpoint=f"tcp://{format_address(number, address.port)}",
                 shown=format_address(address.host, address.port),
-                hello=frames.Hello(frames.VERSION, frames.VERSION, identity.certificate, self._process),
+                hello=frames.Hello(
+                    frames.VERSION,
+                    frames.VERSION,
+                    b"" if address.incognito else identity.certificate,
+                    self._process,
+                ),
                 curve=curve,
-                check=lambda certificate: self._check_manager(identity, certificate, server_key),
+                check=lambda certificate: self._check_manager(identity, certificate, server_key, address.grace_s),
             )
             for number in numbers
         ]
 
-    def _check_manager(self, identity: Identity, certificate: bytes, server_key: bytes) -> Caller:
-        caller = identity.check(certificate, server_key, now=self._clock.wall())
+    def _check_manager(self, identity: Identity, certificate: bytes, server_key: bytes, grace_s: float) -> Caller:
+        caller = identity.check(certificate, server_key, now=self._clock.wall(), grace_s=grace_s)
         if caller.role != MANAGER:
             raise PermissionDenied(f"{caller.node_id} is not a manager")
         return caller

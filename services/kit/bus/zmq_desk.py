@@ -54,8 +54,9 @@ class RemoteDesk:
 
     inside = False
 
-    def __init__(self, identity: Callable[[], Identity], clock: Clock) -> None:
+    def __init__(self, identity: Callable[[], Identity], clock: Clock, *, grace_s: float) -> None:
         self._identity = identity
+        self._grace_s = grace_s
         self._bound = identity()
         """The identity whose key the socket was bound with, with its newest certificate."""
         self._clock = clock
@@ -76,7 +77,7 @@ class RemoteDesk:
         host = addr.removeprefix(_MAPPED)
         if not hello.certificate:
             return Caller(addr=host, public_key=key, process=hello.process)
-        caller = self._identity().check(hello.certificate, key, now=self._clock.wall())
+        caller = self._identity().check(hello.certificate, key, now=self._clock.wall(), grace_s=self._grace_s)
         return msgspec.structs.replace(caller, addr=host, process=hello.process)
 
     def certificate(self) -> bytes:

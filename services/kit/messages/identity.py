@@ -65,6 +65,24 @@ RENEW = Call(
 )
 
 
+class ReturnRequest(Value, frozen=True, kw_only=True):
+    """A node whose certificate ran out while it was off asks for a fresh one; it is known by the key that it speaks with."""
+
+    remote_addr: str = ""
+
+
+RETURN = Call(
+    name="identity.return",
+    request=ReturnRequest,
+    reply=Issued,
+    owner=Owner.CA,
+    roles=OPEN,
+    leader=True,
+    idempotent=True,
+    timeout_s=5.0,
+)
+
+
 class IssueTlsRequest(Value, frozen=True, kw_only=True):
     """A node asks for a second certificate, for TLS between gateways: its own key can only agree on keys, as CURVE does."""
 
@@ -113,4 +131,4 @@ UNLOCK_KEY = Call(
     idempotent=True,
 )
 
-METHODS = (BOOTSTRAP, ISSUE, RENEW, ISSUE_TLS, UNLOCK_KEY)
+METHODS = (BOOTSTRAP, ISSUE, RENEW, RETURN, ISSUE_TLS, UNLOCK_KEY)

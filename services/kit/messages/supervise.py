@@ -29,6 +29,8 @@ class Facts(Value, frozen=True, kw_only=True):
     certificates_dir: str
     identity_serial: int = 0
     """Grows with each new certificate; reload the files when it does."""
+    not_after: float = 0.0
+    """When the certificate runs out, wall-clock seconds."""
     remote_addr: str = ""
     """This node's own advertised remote API, ``host:port``."""
     managers: tuple[ManagerPeer, ...] = ()
@@ -55,11 +57,14 @@ class ManagersReport(Value, frozen=True, kw_only=True):
 
 
 class NodeReport(Value, frozen=True, kw_only=True):
-    """The agent learned what the swarm wants of this node."""
+    """The agent learned what the swarm says of this node."""
 
-    desired_role: Role
+    role: Role | None = None
+    """The observed role, which a fresh certificate would carry; None while it is not known."""
     rotate_certificate: bool = False
+    """The node shall get a fresh certificate whatever its age."""
     root_bundle: bytes = b""
+    """Roots to trust from now on; empty leaves them."""
 
 
 class ProcessStatus(Value, frozen=True, kw_only=True):

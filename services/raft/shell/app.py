@@ -26,7 +26,7 @@ from services.raft.shell.compaction import Compaction
 from services.raft.shell.driver import Driver
 from services.raft.shell.keys import FileKey
 from services.raft.shell.library import Timing
-from services.raft.shell.links import Links
+from services.raft.shell.links import KNOWN_BY_KEY_S, Links
 from services.raft.shell.member import Member
 from services.raft.shell.recovery import (
     Recovered,
@@ -164,7 +164,7 @@ class RaftApp:
         among_members.on_cast(consensus.REFUSED, self._take_refusal)
         among_members.on_feed(consensus.SNAPSHOT, self._transfer.serve)
         bus, listen = self._runtime.bus, self._settings.listen
-        self._listeners.append(await bus.listen_remote(listen.host, listen.port, among_members))
+        self._listeners.append(await bus.listen_remote(listen.host, listen.port, among_members, grace_s=KNOWN_BY_KEY_S))
         self._listeners.append(await bus.listen_local(self._settings.socket("raft"), inside))
 
     def _own_record(self, incarnation: str) -> MemberRecord:

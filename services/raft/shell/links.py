@@ -21,6 +21,9 @@ from services.raft.core.members import MemberRecord
 
 DIAL_TIMEOUT_S = 2.0
 BACK_OFF_MAX_S = 0.5
+KNOWN_BY_KEY_S = 366 * 24 * 3600.0
+"""A member is known by the key it was added with. Managers whose certificates ran out while all of them were off must form a quorum again
+before any of them can get a fresh one."""
 
 Told = Callable[[NodeId], None]
 
@@ -127,7 +130,7 @@ class Links:
 
     async def _dial(self, record: MemberRecord) -> Connection:
         host, port = parse_address(record.raft_addr, path="raft_addr")
-        address = RemoteAddress(host=host, port=port, certificate=record.certificate)
+        address = RemoteAddress(host=host, port=port, certificate=record.certificate, grace_s=KNOWN_BY_KEY_S)
         connection = await self._bus.dial(address, timeout_s=DIAL_TIMEOUT_S)
         if connection.peer.node_id != record.node_id:
             await connection.close()

@@ -28,8 +28,6 @@ class Board:
         self.identity: Identity | None = None
         self.bootstrapping = False
         self.managers: tuple[ManagerPeer, ...] = ()
-        self.wanted_role: Role | None = None
-        """What the swarm wants, None until it has said so."""
         self._certificates = certificates
         self._remote_addr = remote_addr
         self._serial = 0
@@ -56,11 +54,6 @@ class Board:
         self.bootstrapping = False
         self._serial += 1
         self._publish()
-
-    def want_role(self, role: Role) -> None:
-        """Take the swarm's wish for a role."""
-        self.wanted_role = role
-        self.changes.announce()
 
     def set_managers(self, managers: tuple[ManagerPeer, ...]) -> bool:
         """Take a new list of managers; False when nothing changed."""
@@ -93,6 +86,7 @@ class Board:
             role=self.role or Role.MANAGER,
             certificates_dir=str(self._certificates),
             identity_serial=self._serial,
+            not_after=identity.not_after if identity else 0.0,
             remote_addr=self._remote_addr,
             managers=managers,
         )

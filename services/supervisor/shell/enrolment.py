@@ -6,6 +6,7 @@ Used by the node. Nothing is written before it is known to be good: a join that 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from pathlib import Path
 from typing import TypeVar
@@ -125,17 +126,29 @@ class Enrolment:
             delay_s = min(delay_s * 2, BACK_OFF_MAX_S)
         raise Unavailable(f"no manager answers at {', '.join(addresses)}: {problem}")
 
-    async def renew(self, current: Identity, managers: tuple[ManagerPeer, ...], *, remote_addr: str) -> Identity:
-        """Ask any manager for a fresh certificate for the same key; its role is what the swarm observes."""
-        problem: SwarmError = Unavailable("no manager is known")
+    async def renew(
+        self, current: Identity, managers: tuple[ManagerPeer, ...], *, remote_addr: str, expired: bool
+    ) -> Identity:
+        """Ask any manager for a fresh certificate for the same key; its role is what the swarm observes.
+
+        With an ``expired`` certificate the key alone has to do.
+        """
+        problem: SwarmError | None = None
+        refusal: SwarmError | None = None
         for peer in managers:
             try:
-                issued = await self._ask(peer, messages.RENEW, messages.RenewRequest(remote_addr=remote_addr))
+                if expired:
+                    request = messages.ReturnRequest(remote_addr=remote_addr)
+                    issued = await self._ask(peer, messages.RETURN, request, returning=True)
+                else:
+                    issued = await self._ask(peer, messages.RENEW, messages.RenewRequest(remote_addr=remote_addr))
             except (Unavailable, DeadlineExceeded) as error:
                 problem = error
+            except Unauthenticated as error:
+                refusal = error
             else:
                 return self._keep(current.key, issued, current.roots)
-        raise problem
+        raise problem or refusal or Unavailable("no manager is known")
 
     async def _knock(self, address: str) -> DoorReply:
         door = node_ports(address).door
@@ -155,9 +168,16 @@ class Enrolment:
                 problem = error
         raise problem
 
-    async def _ask(self, peer: ManagerPeer, method: Call[RequestT, Issued], request: RequestT) -> Issued:
+    async def _ask(
+        self, peer: ManagerPeer, method: Call[RequestT, Issued], request: RequestT, *, returning: bool = False
+    ) -> Issued:
+        """Ask a manager. One that returns may find managers whose certificates ran out as well: it knows them by their keys."""
         host, port = parse_address(peer.addr)
-        connection = await self._bus.dial(RemoteAddress(host=host, port=port, certificate=peer.certificate))
+        grace_s = math.inf if returning else 0.0
+        address = RemoteAddress(
+            host=host, port=port, certificate=peer.certificate, incognito=returning, grace_s=grace_s
+        )
+        connection = await self._bus.dial(address)
         try:
             return await connection.call(method, request)
         finally:

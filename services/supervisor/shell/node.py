@@ -33,9 +33,10 @@ from services.kit.runtime.log import Log, set_node
 from services.kit.runtime.tasks import TaskOwner
 from services.supervisor.config import TICK_S, NodeSettings
 from services.supervisor.core.identity import Bootstrap, Join, Load, Refuse, plan_identity
-from services.supervisor.core.plan import MANAGER_STOP_STAGES, STOP_STAGES, wanted
+from services.supervisor.core.plan import MANAGER_STOP_STAGES, STOP_STAGES, optional, wanted
 from services.supervisor.shell.addresses import advertised, check_free
 from services.supervisor.shell.board import Board
+from services.supervisor.shell.certificate import CertificateKeeper
 from services.supervisor.shell.children import Children, Command, child_environment, python_module
 from services.supervisor.shell.enrolment import Enrolment
 from services.supervisor.shell.front import Front
@@ -44,8 +45,6 @@ from services.supervisor.shell.layout import Layout
 from services.supervisor.shell.orphans import ChildrenLock
 
 CONTROL_RETRY_S = 0.05
-RENEW_RETRY_FIRST_S = 0.2
-RENEW_RETRY_MAX_S = 60.0
 
 
 class NodeStage(StrEnum):
@@ -80,7 +79,6 @@ class Node:
     ) -> None:
         self.stage = NodeStage.CREATED
         self._settings = settings
-        self._rng = rng
         self._log = Log("node")
         self._run_task = TaskOwner("node")
         self._work = TaskOwner("node")
@@ -97,6 +95,14 @@ class Node:
         self._board = Board(certificates=self._layout.certificates, remote_addr=remote_addr)
         self._front = Front(self._board, self)
         self._enrolment = Enrolment(self._layout.certificates, self._bus, ids=ids, rng=rng)
+        self._keeper = CertificateKeeper(
+            self._board,
+            self._enrolment,
+            self._layout.certificates,
+            clock=clock,
+            rng=rng,
+            adopt=lambda identity: self._adopt(identity, self._board.managers),
+        )
         self._children = Children(
             clock=clock,
             rng=rng,
@@ -165,8 +171,8 @@ class Node:
             save_managers(self._layout.state_file, self._board.managers)
 
     def node_seen(self, report: NodeReport) -> None:
-        """Take what the swarm wants of this node; another role is fetched with a fresh certificate."""
-        self._board.want_role(report.desired_role)
+        """Take what the swarm says of this node; another role is fetched with a fresh certificate."""
+        self._keeper.hear(report)
 
     def status(self) -> StatusReply:
         """How the node is."""
@@ -216,10 +222,12 @@ class Node:
         check_free(self.ports)
         await self._front.open(self._bus, self._settings.supervisor_socket)
         await self._enrol()
-        self._children.start(wanted(self._board.role))
-        self._work.spawn("role", self._follow_wanted_role())
+        if self._board.role is Role.WORKER:
+            self._layout.clear_store()  # a demotion may have been cut short
+        self._children.start((*wanted(self._board.role), *optional(listen_http=self._settings.listen_http)))
+        self._work.spawn("certificate", self._keeper.run())
+        self._work.spawn("halves", self._run_halves(self._board.role))
         await self._become_ready()
-        await self._run_halves()
 
     async def _enrol(self) -> None:
         """Get an identity; children that will be needed in any case start meanwhile."""
@@ -249,6 +257,7 @@ class Node:
         set_node(identity.node_id)
         self._bus.set_identity(identity)
         self._board.set_identity(identity)
+        self._keeper.hold(identity)
         self.managers_seen(managers)
         self._log.info("identity", cluster=identity.cluster_id, role=identity.role)
 
@@ -258,16 +267,15 @@ class Node:
 
     async def _become_ready(self) -> None:
         """Say once that the node is ready: every child serves, the agent is registered, and on a manager the control API answers."""
-        await self._until_ready(*wanted(self._board.role))
-        if self._board.role is Role.MANAGER:
-            await self._until_control_answers()
+        while not self._children.ready.issuperset(wanted(self._board.role)):
+            await self._board.changes.wait()
+        await self._until_control_answers()
         self._was_ready = True
         self._move(NodeStage.READY)
         self._log.info("node is ready", addr=self._board.facts.remote_addr, control=self._settings.control_socket)
 
-    async def _run_halves(self) -> None:
+    async def _run_halves(self, role: Role | None) -> None:
         """Start and stop the manager half as the certificate's role says; the agent half runs on untouched."""
-        role = self._board.role
         while True:
             while self._board.role is role:
                 await self._board.changes.wait()
@@ -279,27 +287,9 @@ class Node:
                 await self._children.stop(MANAGER_STOP_STAGES)
                 self._layout.clear_store()
 
-    async def _follow_wanted_role(self) -> None:
-        """Renew the certificate, with back-off, until it carries the role that the swarm wants."""
-        delay_s = RENEW_RETRY_FIRST_S
-        while True:
-            while self._board.wanted_role in {None, self._board.role}:
-                delay_s = RENEW_RETRY_FIRST_S
-                await self._board.changes.wait()
-            facts, identity = self._board.facts, self._board.identity
-            assert identity is not None, "a role is only wanted of a node that is in a swarm"
-            try:
-                fresh = await self._enrolment.renew(identity, facts.managers, remote_addr=facts.remote_addr)
-                if fresh.role != identity.role:
-                    self._adopt(fresh, self._board.managers)
-            except SwarmError as error:
-                self._log.warning("certificate was not renewed", cause=str(error))
-            if self._board.wanted_role is not self._board.role:
-                await asyncio.sleep(delay_s * (0.5 + self._rng.random() / 2))
-                delay_s = min(2 * delay_s, RENEW_RETRY_MAX_S)
-
     async def _until_control_answers(self) -> None:
-        while True:
+        """Wait until a manager's control API answers; a worker has none."""
+        while self._board.role is Role.MANAGER:
             try:
                 connection = await self._bus.dial(LocalAddress(path=self._settings.control_socket))
                 try:
@@ -348,6 +338,9 @@ def _told_to_children(settings: NodeSettings, remote_addr: str) -> dict[str, str
         "SWARMBUS_LISTEN_REMOTE_API": settings.listen_remote_api,
         "SWARMBUS_ADVERTISE_REMOTE_API": remote_addr,
         "SWARMBUS_LISTEN_CONTROL_API": settings.control_socket,
+        "SWARMBUS_LISTEN_HTTP": settings.listen_http,
+        "SWARMBUS_HTTP_TLS_DIR": settings.http_tls_dir,
+        "SWARMBUS_HTTP_TOKEN_FILE": settings.http_token_file,
         "SWARMBUS_DOCKER_SOCKET": settings.engine_addr.removeprefix("unix://"),
         "SWARMBUS_AVAILABILITY": settings.availability.value,
         "SWARMBUS_GENERIC_RESOURCES": msgspec.json.encode(generic).decode(),

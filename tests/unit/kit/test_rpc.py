@@ -98,8 +98,8 @@ def test_an_outer_table_behind_a_local_socket_still_checks_roles() -> None:
     )
 
 
-def test_no_method_of_the_product_is_open_to_the_network_without_a_certificate_but_the_issue_of_one() -> None:
-    assert {method.name for method in METHODS if "*" in method.roles} == {"identity.issue"}
+def test_no_method_of_the_product_is_open_to_the_network_without_a_certificate_but_the_ways_to_get_one() -> None:
+    assert {method.name for method in METHODS if "*" in method.roles} == {"identity.issue", "identity.return"}
 
 
 def test_a_second_handler_for_a_method_is_a_mistake_in_the_program() -> None:
