@@ -448,19 +448,25 @@ def test_signals_measurements_and_devices(engine: DockerEngine, tmp_path: Path) 
 def test_tasks_live_through_a_crash_of_the_engine(engine: DockerEngine, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with node_on(engine, tmp_path) as node:
-            living = await node.task("sleep 100000")
-            dying = await node.task("while [ ! -e /gone/now ]; do sleep 0.05; done; exit 6", _with_directory(tmp_path))
-            await begin(living)
-            await begin(dying)
-            waits = [asyncio.ensure_future(each.wait()) for each in (living, dying)]
+            living = [await node.task("sleep 100000") for _ in range(4)]
+            place = _with_directory(tmp_path)
+            dying = [
+                await node.task(f"while [ ! -e /gone/now ]; do sleep 0.05; done; exit {code}", place)
+                for code in range(1, 9)
+            ]
+            await asyncio.gather(*map(begin, (*living, *dying)))
+            before = [await each.inspect() for each in living]
+            waits = [asyncio.ensure_future(each.wait()) for each in (*living, *dying)]
             await asyncio.sleep(0)
             await asyncio.to_thread(engine.kill)
             (tmp_path / "gone" / "now").touch()
             await asyncio.to_thread(engine.start)
-            assert (await waits[1]).code == 6
-            assert not waits[0].done()
-            await living.terminate()
-            assert (await waits[0]).status == 137
+            ends = await asyncio.gather(*waits[len(living) :])
+            assert [end.code for end in ends] == list(range(1, 9))
+            assert not any(wait.done() for wait in waits[: len(living)])
+            assert [await each.inspect() for each in living] == before, "they are the same ones"
+            await asyncio.gather(*(each.terminate() for each in living))
+            assert {end.status for end in await asyncio.gather(*waits[: len(living)])} == {137}
 
     run_async(scenario(), timeout_s=55.0)
 
