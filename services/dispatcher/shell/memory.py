@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gc
 
-_THRESHOLDS = (100_000, 50, 100)
+_THRESHOLDS = (2_000, 10, 10_000)
+"""Small passes over what is young, of a few milliseconds at most; full ones hardly ever."""
 
 
 def collect_rarely() -> None:
-    """Look for cycles a hundred times less often, and never again at what is there now."""
+    """Look for cycles less often, through everything hardly ever, and never again at what is there now."""
     gc.set_threshold(*_THRESHOLDS)
     gc.freeze()
