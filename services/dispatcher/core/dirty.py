@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from services.dispatcher.core.picture import Picture
+from services.dispatcher.core.specs import endpoint_of_tasks
 from services.dispatcher.core.tasks import is_wanted
 from services.kit.model.constraints import parse_constraints, satisfies
 from services.kit.model.objects import Service, SpecVersion, Task
@@ -52,7 +53,7 @@ class _Difference(msgspec.Struct, frozen=True):
 
 def _difference(spec: SpecVersion | None, service: Service) -> _Difference:
     new = service.spec
-    if spec is None or spec.endpoint != new.endpoint:
+    if spec is None or endpoint_of_tasks(spec.endpoint) != endpoint_of_tasks(new.endpoint):
         return _Difference(True, False, False)
     return _Difference(
         essential=_essence(spec.task) != _essence(new.task),

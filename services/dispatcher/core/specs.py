@@ -6,8 +6,10 @@ import msgspec
 
 from services.kit.model.ids import ServiceId, spec_version_id
 from services.kit.model.objects import Service, SpecVersion
-from services.kit.model.specs import ServiceSpec
+from services.kit.model.specs import EndpointSpec, IngressConfig, ServiceSpec
 from services.kit.state.view import View
+
+_PLAIN = IngressConfig()
 
 
 def template_of(service: Service) -> SpecVersion:
@@ -29,7 +31,16 @@ def stored_spec(view: View, service: Service) -> SpecVersion | None:
 
 def needs_new_version(old: ServiceSpec, new: ServiceSpec) -> bool:
     """Tell whether tasks made from these specs differ."""
-    return (old.annotations, old.task, old.endpoint) != (new.annotations, new.task, new.endpoint)
+    before, after = endpoint_of_tasks(old.endpoint), endpoint_of_tasks(new.endpoint)
+    return (old.annotations, old.task, before) != (new.annotations, new.task, after)
+
+
+def endpoint_of_tasks(endpoint: EndpointSpec) -> EndpointSpec:
+    """Return the part of an endpoint that tasks depend on: how gateways treat a port's connections is not their affair."""
+    if all(port.ingress == _PLAIN for port in endpoint.ports):
+        return endpoint
+    ports = tuple(msgspec.structs.replace(port, ingress=_PLAIN) for port in endpoint.ports)
+    return msgspec.structs.replace(endpoint, ports=ports)
 
 
 def next_version(view: View, service: Service) -> int:

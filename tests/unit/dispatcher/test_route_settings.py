@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from services.dispatcher.core.routes import RouteBook
-from services.dispatcher.core.specs import stored_spec
+from services.dispatcher.core.specs import needs_new_version, stored_spec
 from services.kit.messages.routes import Route
 from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
 from services.kit.model.objects import Cluster, Endpoint, Node, PortStatus, Service, Task, TaskStatus
@@ -17,6 +17,7 @@ from services.kit.model.specs import (
     IngressConfig,
     NodeSpec,
     PortConfig,
+    ServiceSpec,
 )
 from services.kit.model.states import TaskState
 from services.kit.state.state import State
@@ -141,3 +142,23 @@ def test_a_gateway_that_comes_is_in_the_routes_of_its_nodes_tasks() -> None:
     assert {backend.task_id: backend.via for backend in book.route().backends} == {"t1": "127.0.0.1:4711", "t2": ""}
     book.book.mesh_opened(book.state, NodeId("n1"), 4711)
     assert book.book.refresh(book.state) is None, "nothing is new"
+
+
+def test_other_ingress_settings_restart_no_task() -> None:
+    def spec(target_port: int, ingress: IngressConfig) -> ServiceSpec:
+        ports = (PortConfig(target_port=target_port, published_port=8080, ingress=ingress),)
+        return a_service_spec("web", endpoint=EndpointSpec(ports=ports))
+
+    before = spec(80, IngressConfig())
+    assert not needs_new_version(before, spec(80, IngressConfig(drain_s=5.0)))
+    assert needs_new_version(before, spec(81, IngressConfig()))
+
+
+def test_other_ingress_settings_reach_the_gateways() -> None:
+    book = Book(IngressConfig())
+    service = book.state.services[ServiceId("s")]
+    assert service.endpoint is not None
+    ports = tuple(_replace(port, ingress=IngressConfig(drain_s=5.0)) for port in service.endpoint.ports)
+    book.write(update(_replace(service, endpoint=_replace(service.endpoint, ports=ports))))
+    assert book.book.refresh(book.state) is not None
+    assert book.route().ingress.drain_s == 5.0
