@@ -126,7 +126,8 @@ def _resources(reading: Reading, old: ResourceRequirements, flags: argparse.Name
 
 
 def _restart(reading: Reading, old: RestartPolicy, flags: argparse.Namespace) -> RestartPolicy:
-    return RestartPolicy(
+    return replace(
+        old,
         condition=reading.one(_condition, flags.restart_condition, "--restart-condition", old.condition),
         delay_s=reading.one(text.duration_s, flags.restart_delay, "--restart-delay", old.delay_s),
         max_attempts=reading.one(text.whole, flags.restart_max_attempts, "--restart-max-attempts", old.max_attempts),

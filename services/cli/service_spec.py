@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from services.cli.reading import Reading
 from services.cli.service_lists import with_lists
 from services.cli.service_scalars import with_scalars
+from services.cli.service_swarm import Known, with_swarm
 from services.client import text
 from services.kit.model.specs import (
     Annotations,
@@ -27,10 +28,11 @@ from services.kit.model.specs import (
 )
 from services.kit.model.validate import service_problems
 
+NOTHING_KNOWN = Known()
 MODES = ("replicated", "global", "replicated-job", "global-job")
 
 
-def created_spec(flags: argparse.Namespace) -> ServiceSpec:
+def created_spec(flags: argparse.Namespace, known: Known = NOTHING_KNOWN) -> ServiceSpec:
     """Return the spec that the flags of ``service create`` ask for; raises InvalidArgument with every mistake."""
     reading = Reading()
     if not flags.name:
@@ -40,20 +42,21 @@ def created_spec(flags: argparse.Namespace) -> ServiceSpec:
         mode=_mode(reading, flags),
         task=TaskSpec(driver=flags.driver or "docker"),
     )
-    return _changed(reading, empty, flags)
+    return _changed(reading, empty, flags, known)
 
 
-def updated_spec(spec: ServiceSpec, flags: argparse.Namespace) -> ServiceSpec:
+def updated_spec(spec: ServiceSpec, flags: argparse.Namespace, known: Known = NOTHING_KNOWN) -> ServiceSpec:
     """Return a spec as the flags of ``service update`` change it; raises InvalidArgument with every mistake."""
     reading = Reading()
     forced = replace(spec.task, force_update=spec.task.force_update + bool(flags.force))
-    return _changed(reading, replace(spec, mode=_scaled(reading, spec.mode, flags), task=forced), flags)
+    return _changed(reading, replace(spec, mode=_scaled(reading, spec.mode, flags), task=forced), flags, known)
 
 
-def _changed(reading: Reading, spec: ServiceSpec, flags: argparse.Namespace) -> ServiceSpec:
+def _changed(reading: Reading, spec: ServiceSpec, flags: argparse.Namespace, known: Known) -> ServiceSpec:
     container = _with_words(reading, spec.task.container, spec.task.driver, flags)
     spec = replace(spec, task=replace(spec.task, container=container))
     spec = with_scalars(reading, with_lists(reading, spec, flags), flags)
+    spec = with_swarm(reading, spec, flags, known)
     reading.finish(service_problems(spec))
     return spec
 
@@ -108,7 +111,8 @@ def _scaled(reading: Reading, mode: ServiceMode, flags: argparse.Namespace) -> S
         case ReplicatedJob():
             total = reading.one(text.whole, flags.replicas, "--replicas", mode.total_completions)
             most = mode.max_concurrent if flags.replicas is None else total
-            return ReplicatedJob(
+            return replace(
+                mode,
                 max_concurrent=reading.one(text.whole, flags.max_concurrent, "--max-concurrent", most),
                 total_completions=total,
             )

@@ -107,7 +107,8 @@ class Services:
                 case Replicated():
                     return replace(spec, mode=Replicated(replicas=replicas))
                 case ReplicatedJob():
-                    return replace(spec, mode=ReplicatedJob(max_concurrent=replicas, total_completions=replicas))
+                    mode = replace(spec.mode, max_concurrent=replicas, total_completions=replicas)
+                    return replace(spec, mode=mode)
                 case _:
                     name = spec.annotations.name
                     raise FailedPrecondition(f"service {name!r} is global: it has one task on every node that fits")

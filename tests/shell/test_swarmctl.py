@@ -313,6 +313,38 @@ def rescaled(server: ControlServer) -> None:
     server.commit(update(replace(service, spec=replace(service.spec, mode=Replicated(replicas=9)))))
 
 
+def test_a_stack_keeps_its_secrets_and_configs(
+    served: ControlServer, tmp_path: Path, capsys: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text(
+        "services: {a: {image: x, secrets: [pw], configs: [site]}}\n"
+        "secrets: {pw: {environment: PASSWORD}}\nconfigs: {site: {content: one}}\n"
+    )
+    monkeypatch.setenv("PASSWORD", "hush")
+    served.runs_tasks = False
+    words = ["-c", str(file), "app"]
+    assert main(["stack", "plan", *words]) == 0
+    assert "+ create secret app_pw" in capsys.readouterr().out
+    assert main(["stack", "deploy", "-d", *words]) == 0
+    (secret,) = served.state.secrets.values()
+    assert secret.spec.data == b"hush"
+    assert only(served).spec.task.container.secrets[0].secret_id == secret.id
+    assert main(["stack", "plan", *words]) == 0
+    out = capsys.readouterr().out
+    assert "nothing to do" in out
+    assert "hush" not in out
+    monkeypatch.setenv("PASSWORD", "louder")
+    assert main(["stack", "deploy", "-d", *words]) == 0
+    assert "renewing secret app_pw" in capsys.readouterr().err
+    assert sorted(each.spec.data for each in served.state.secrets.values()) == [b"hush", b"louder"]
+    assert main(["stack", "plan", *words]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["stack", "rm", "app"]) == 0
+    assert [each.superseded_by is not None for each in served.state.secrets.values()] == [True]
+    assert not served.state.configs
+
+
 def test_stacks_are_listed_with_their_tasks(served: ControlServer, tmp_path: Path, capsys: Text) -> None:
     file = tmp_path / "stack.yaml"
     file.write_text("name: shop\n" + STACK)
@@ -362,7 +394,7 @@ USAGE = [
     (["service", "create", "--name", "x", "--driver", "process", "nginx"], "runs no images"),
     (["service", "create", "--name", "x", "--timeout", "soon", "nginx"], "not a duration"),
     (["service", "create", "--name", "x", "--mode", "global", "--replicas", "2", "nginx"], "no number of replicas"),
-    (["service", "create", "--name", "x", "--secret", "s", "nginx"], "unknown flag --secret"),
+    (["service", "create", "--name", "x", "--sekret", "s", "nginx"], "unknown flag --sekret"),
     (["service", "create", "--name", "x", "--env-file", "/nowhere/env", "nginx"], "cannot be read"),
     (["node", "update", "alpha"], "nothing to change"),
     (["node", "update", "alpha", "--availability", "asleep"], "active, pause, drain"),

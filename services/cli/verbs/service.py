@@ -36,9 +36,11 @@ def _services(parser: Parser) -> None:
 
 async def _create(context: Context, flags: argparse.Namespace) -> Outcome:
     from services.cli.service_spec import created_spec  # noqa: PLC0415 (the rules of specs are loaded only where one is made)
+    from services.cli.service_swarm import known_payloads  # noqa: PLC0415
 
     patience = Patience(flags)
-    service = await context.client.services.create(created_spec(flags))
+    known = await known_payloads(context.client, flags)
+    service = await context.client.services.create(created_spec(flags, known))
     return await waiting.changed(context, service, patience)
 
 
@@ -49,17 +51,19 @@ def _update_arguments(parser: Parser) -> None:
 
 async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
     from services.cli.service_spec import updated_spec  # noqa: PLC0415 (as above)
+    from services.cli.service_swarm import known_payloads  # noqa: PLC0415
 
     patience = Patience(flags)
+    known = await known_payloads(context.client, flags)
     services = context.client.services
     async with context.suggesting_services(flags.service):
         if flags.rollback:
             before = await services.get(flags.service)
-            if updated_spec(before.spec, flags) != before.spec:
+            if updated_spec(before.spec, flags, known) != before.spec:
                 raise UsageError("--rollback goes back to the previous spec and takes no other change")
             service = await services.rollback(before.id)
         else:
-            service = await services.update(flags.service, lambda spec: updated_spec(spec, flags))
+            service = await services.update(flags.service, lambda spec: updated_spec(spec, flags, known))
     return await waiting.changed(context, service, patience, rollback=flags.rollback)
 
 
