@@ -12,12 +12,14 @@ import msgspec
 import pytest
 
 from services.agent.core.bundle import NodeFacts, TaskBundle, make_bundle
+from services.agent.core.credentials import Credentials, registry_of
 from services.agent.drivers.api import Command, Controller, DriverContext, Failed, Rejected, Unsupported
 from services.agent.drivers.docker_driver import DockerController, DockerDriver
 from services.agent.shell.app import AgentApp
 from services.agent.shell.health import Health
 from services.agent.shell.inside import run_command
 from services.kit.messages.logs import LogOptions
+from services.kit.messages.session import RegistryAuth
 from services.kit.model.ids import ConfigId, NodeId, SecretId
 from services.kit.model.objects import Config, Secret
 from services.kit.model.specs import (
@@ -64,9 +66,10 @@ def engine() -> Iterator[DockerEngine]:
 class Node:
     """A driver on a node of its own, and its tasks."""
 
-    def __init__(self, driver: DockerDriver, node_id: NodeId) -> None:
+    def __init__(self, driver: DockerDriver, node_id: NodeId, credentials: Credentials) -> None:
         self.driver = driver
         self.node_id = node_id
+        self.credentials = credentials
         self._count = 0
 
     async def task(
@@ -119,6 +122,7 @@ async def node_on(engine: DockerEngine, state_dir: Path) -> AsyncGenerator[Node]
     async with TaskOwner("docker test") as owner:
         node_id = NodeId(SystemIds().new("node"))
         driver = DockerDriver()
+        swarms = Credentials()
         await driver.load(
             DriverContext(
                 node_id=node_id,
@@ -128,6 +132,7 @@ async def node_on(engine: DockerEngine, state_dir: Path) -> AsyncGenerator[Node]
                 state_dir=state_dir,
                 run_dir=state_dir,
                 docker_socket=engine.socket,
+                credentials=swarms,
                 clock=SystemClock(),
                 log=Log("test"),
                 tasks=owner,
@@ -137,7 +142,7 @@ async def node_on(engine: DockerEngine, state_dir: Path) -> AsyncGenerator[Node]
             first = await anext(fingerprints)
         assert first.healthy, first.reason
         try:
-            yield Node(driver, node_id)
+            yield Node(driver, node_id, swarms)
         finally:
             async for found in driver.recover():
                 await driver.discard(found)
@@ -421,6 +426,11 @@ def test_an_image_is_pulled_with_the_services_credentials_and_its_progress_is_to
                 await controller.prepare()
                 assert all(line.startswith(f"pulling {image}: ") for line in told)
                 await controller.remove()
+                engine.cli("image", "rm", image)
+                node.credentials.replace((RegistryAuth(registry=registry_of(image), auth=credentials()),))
+                with_the_swarms = await node.task("", ContainerSpec(image=image))
+                await with_the_swarms.prepare()
+                await with_the_swarms.remove()
             engine.cli("image", "rm", image)
 
     run_async(scenario())

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from services.agent.core.bundle import NodeFacts, TaskBundle
+from services.agent.core.credentials import Credentials
 from services.agent.core.outcome import Exit, Handle, Observed
 from services.agent.drivers.task_ports import PortRange
 from services.kit.errors import Code, SwarmError
@@ -94,6 +95,8 @@ class DriverContext:
     """Where a Docker engine may listen."""
     ports: PortRange | None = None
     """The node's ports for tasks on its own network, shared by all drivers; None: the driver has its own."""
+    credentials: Credentials = field(default_factory=Credentials)
+    """The swarm's credentials for registries of images."""
     clock: Clock
     log: Log
     tasks: TaskOwner

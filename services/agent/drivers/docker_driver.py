@@ -115,7 +115,7 @@ class DockerDriver:
     async def controller(self, bundle: TaskBundle, handle: Handle | None = None) -> DockerController:
         """Return the controller of a task; its container is found by name."""
         assert self._context is not None, "the driver is loaded first"
-        return DockerController(self._loaded(), bundle, addr=self._context.addr, files=self._files())
+        return DockerController(self._loaded(), bundle, self._context, self._files())
 
     async def discard(self, orphan: Recovered) -> None:
         """Remove a container that nobody knows."""
@@ -173,10 +173,11 @@ class DockerDriver:
 class DockerController:
     """One task as a container."""
 
-    def __init__(self, engine: Engine, bundle: TaskBundle, *, addr: str, files: FileStore) -> None:
+    def __init__(self, engine: Engine, bundle: TaskBundle, context: DriverContext, files: FileStore) -> None:
         self._engine = engine
         self._bundle = bundle
-        self._addr = addr
+        self._addr = context.addr
+        self._credentials = context.credentials
         self._files = files
         self._name = bundle.name
         self._tell: Callable[[str], None] = _nobody
@@ -408,7 +409,8 @@ class DockerController:
         if await self._engine.has_image(image):
             return
         try:
-            await self._engine.pull(image, self._bundle.container.registry_auth, self._tell)
+            auth = self._bundle.container.registry_auth or self._credentials.find(image)
+            await self._engine.pull(image, auth, self._tell)
         except Temporary:
             raise
         except (DriverError, NotFound, ValueError) as error:

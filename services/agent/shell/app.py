@@ -6,6 +6,7 @@ import asyncio
 
 from services.agent.config import AgentSettings
 from services.agent.core.bundle import NodeFacts
+from services.agent.core.credentials import Credentials
 from services.agent.core.describe import describe_node, parse_generic, platform_of
 from services.agent.core.resources import parse_devices
 from services.agent.drivers.api import DriverContext
@@ -37,6 +38,7 @@ class AgentApp(ReadyLater):
         outbox = Outbox()
         self._generic = parse_generic(settings.generic_resources)
         self._link = ManagerLink(runtime.bus, runtime.node.facts.managers, rng=runtime.rng)
+        self._credentials = Credentials()
         self._drivers = Drivers(self._driver_context())
         self._database = TaskDatabase(settings.state_dir / "worker")
         self._tasks = Tasks(
@@ -53,6 +55,7 @@ class AgentApp(ReadyLater):
             link=self._link,
             tasks=self._tasks,
             outbox=outbox,
+            credentials=self._credentials,
             describe=self.describe_node,
             addr=self._address(),
         )
@@ -95,12 +98,14 @@ class AgentApp(ReadyLater):
         self._database.close()
 
     async def _follow_facts(self) -> None:
-        serial = self._runtime.node.facts.identity_serial
+        """Register anew in another role, or after the certificate had run out; a mere renewal costs no session."""
+        before = self._runtime.node.facts
         async for facts in self._runtime.node.changes():
             self._link.set_managers(facts.managers)
-            if facts.identity_serial != serial:
-                serial = facts.identity_serial
+            had_run_out = facts.not_after != before.not_after < self._runtime.clock.wall()
+            if facts.role is not before.role or had_run_out:
                 self._session.restart("the node has a new certificate")
+            before = facts
 
     async def _follow_drivers(self) -> None:
         seen = 0
@@ -141,6 +146,7 @@ class AgentApp(ReadyLater):
             run_dir=self._settings.run_dir,
             docker_socket=self._settings.docker_socket,
             ports=PortRange(facts.node_id, self._address()),
+            credentials=self._credentials,
             clock=self._runtime.clock,
             log=Log("driver"),
             tasks=self._owner,

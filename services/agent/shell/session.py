@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 from services.agent.core import session as talk
+from services.agent.core.credentials import Credentials
 from services.agent.core.session import SessionMachine
 from services.agent.shell.execs import Execs
 from services.agent.shell.logs import Logs
@@ -54,6 +55,7 @@ class Session:
         link: ManagerLink,
         tasks: Tasks,
         outbox: Outbox,
+        credentials: Credentials,
         describe: Callable[[], NodeDescription],
         addr: str,
     ) -> None:
@@ -61,6 +63,7 @@ class Session:
         self._link = link
         self._tasks = tasks
         self._outbox = outbox
+        self._credentials = credentials
         self._describe = describe
         self._addr = addr
         self._log = Log("session")
@@ -234,6 +237,8 @@ class _Live:
         if message.node is not None or message.root_bundle:
             self._node = message.node or self._node
             await node.report_node(_report(self._node, message.root_bundle))
+        if message.registry_auths is not None:
+            self._session._credentials.replace(message.registry_auths)
         assert self._logs is not None, "made with the first message"
         assert self._execs is not None, "made with the first message"
         for request in message.log_requests:

@@ -24,6 +24,15 @@ class SessionRequest(Value, frozen=True, kw_only=True):
     """Host under which other nodes reach this one; empty means the address the connection came from."""
 
 
+class RegistryAuth(Value, frozen=True, kw_only=True):
+    """What a registry of images wants to know of who pulls from it."""
+
+    registry: str
+    """Host, with its port if any; ``docker.io`` for the hub."""
+    auth: str
+    """In the form of ``ContainerSpec.registry_auth``."""
+
+
 class SessionMessage(Value, frozen=True, kw_only=True):
     """The first carries everything, later ones what changed."""
 
@@ -36,6 +45,8 @@ class SessionMessage(Value, frozen=True, kw_only=True):
     """Subscriptions to start or (closed=True) to end."""
     exec_requests: tuple[ExecRequest, ...] = ()
     """Conversations to take on or (closed=True) to end."""
+    registry_auths: tuple[RegistryAuth, ...] | None = None
+    """The swarm's credentials for registries of images, all of them; None means unchanged."""
 
 
 class Heartbeat(Value, frozen=True, kw_only=True):
