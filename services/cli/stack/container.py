@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from services.cli.stack.mounts import Volume, read_mounts
+from services.cli.stack.mounts import read_mounts
+from services.cli.stack.payloads import read_configs, read_secrets
 from services.cli.stack.places import Place
+from services.cli.stack.shared import Shared
 from services.cli.stack.words import (
     read_environment,
     read_environment_files,
@@ -53,12 +55,14 @@ CONTAINER_KEYS = (
     "dns_opt",
     "dns_search",
     "extra_hosts",
+    "secrets",
+    "configs",
 )
 HEALTH_KEYS = ("test", "interval", "timeout", "retries", "start_period", "start_interval", "disable")
 
 
 def read_container(
-    place: Place, fields: Mapping[str, Place], driver: str, volumes: Mapping[str, Volume], pids_limit: int
+    place: Place, fields: Mapping[str, Place], driver: str, shared: Shared, pids_limit: int
 ) -> ContainerSpec:
     """Return the container of a service; ``pids_limit`` is what its deploy section says."""
     command, arguments = _command(place, fields, driver)
@@ -81,7 +85,7 @@ def read_container(
         init=_switch(fields, "init") if "init" in fields else None,
         isolation=text_of(fields.get("isolation")) or "default",
         health_check=_health(fields.get("healthcheck")),
-        mounts=read_mounts(fields.get("volumes"), fields.get("tmpfs"), volumes),
+        mounts=read_mounts(fields.get("volumes"), fields.get("tmpfs"), shared.volumes),
         capability_add=_capabilities(fields.get("cap_add")),
         capability_drop=_capabilities(fields.get("cap_drop")),
         privileges=Privileges(no_new_privileges=_no_new_privileges(fields.get("security_opt"))),
@@ -93,6 +97,8 @@ def read_container(
         dns_options=texts(fields.get("dns_opt")),
         dns_search=texts(fields.get("dns_search")),
         hosts=_hosts(fields.get("extra_hosts")),
+        secrets=read_secrets(fields.get("secrets"), shared.secrets),
+        configs=read_configs(fields.get("configs"), shared.configs),
     )
 
 

@@ -24,15 +24,17 @@ from services.cli.parser import did_you_mean
 from services.cli.reading import Reading
 from services.cli.stack.merge import Extensions, Read, merged
 from services.cli.stack.mounts import read_volumes
+from services.cli.stack.payloads import StackPayload, read_payloads
 from services.cli.stack.places import Place, Stack, load
 from services.cli.stack.refused import TOP
-from services.cli.stack.service import StackService, read_service
+from services.cli.stack.service import STACK_LABEL, StackService, read_service
+from services.cli.stack.shared import Shared
 from services.cli.stack.words import text_of
 from services.kit.errors import Problem
 from services.kit.model.specs import ServiceSpec
 from services.kit.model.validate import service_problems
 
-TOP_KEYS = ("version", "name", "services", "volumes")
+TOP_KEYS = ("version", "name", "services", "volumes", "secrets", "configs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class StackFile:
 
     name: str
     services: tuple[ServiceSpec, ...]
+    """Secrets and configs have their names for ids."""
+    payloads: tuple[StackPayload, ...] = ()
 
 
 def read_stack(
@@ -67,21 +71,25 @@ def read_stack(
         top.refuse(
             "does not say what the stack is called", hint="give a name on the command line, or name: in the file"
         )
-    services = _services(top, fields, name, read)
+    shared = Shared(
+        volumes=read_volumes(fields.get("volumes"), name),
+        secrets=read_payloads("secret", fields.get("secrets"), name, STACK_LABEL),
+        configs=read_payloads("config", fields.get("configs"), name, STACK_LABEL),
+    )
+    services = _services(top, fields, name, shared, read)
     found = _broken_rules(services)
     chosen = _chosen(services, frozenset(profiles))
     reading.finish(found)
-    return StackFile(name=name, services=tuple(service.spec for service in _in_order(chosen)))
+    return StackFile(name=name, services=tuple(service.spec for service in _in_order(chosen)), payloads=shared.payloads)
 
 
-def _services(top: Place, fields: Mapping[str, Place], stack: str, read: Read) -> list[StackService]:
+def _services(top: Place, fields: Mapping[str, Place], stack: str, shared: Shared, read: Read) -> list[StackService]:
     if "services" not in fields:
         top.refuse("has no services", hint="add services:")
         return []
-    volumes = read_volumes(fields.get("volumes"), stack)
     extensions = Extensions(top, read)
     return [
-        read_service(name, extensions.extended(name, service), stack, volumes)
+        read_service(name, extensions.extended(name, service), stack, shared)
         for name, service in fields["services"].fields().items()
     ]
 

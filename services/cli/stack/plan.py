@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from services.cli.plain import plain
+from services.cli.stack.payloads import PayloadStep
 from services.client.convergence import same_work
 from services.kit.model.constraints import parse_constraints, satisfies
 from services.kit.model.ids import ServiceId
@@ -84,11 +85,14 @@ class Plan(Value, frozen=True, kw_only=True):
 
     stack: str
     steps: tuple[Step, ...] = ()
+    payloads: tuple[PayloadStep, ...] = ()
+    """Secrets and configs: what is made and renewed comes before the services, what goes behind them."""
 
     @property
     def empty(self) -> bool:
         """True when everything is as the file has it."""
-        return all(step.verb is Verb.LEAVE for step in self.steps)
+        verbs = [*(step.verb.value for step in self.steps), *(each.verb for each in self.payloads)]
+        return all(verb == Verb.LEAVE.value for verb in verbs)
 
 
 def plan_stack(
@@ -230,12 +234,12 @@ def _tasks(count: int) -> str:
     return f"{count} task" if count == 1 else f"{count} tasks"
 
 
-SIGNS = {Verb.CREATE: "+", Verb.UPDATE: "~", Verb.LEAVE: "=", Verb.REMOVE: "-"}
+SIGNS: dict[str, str] = {Verb.CREATE: "+", Verb.UPDATE: "~", Verb.LEAVE: "=", Verb.REMOVE: "-"}
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """Return the plan as people read it."""
-    lines: list[str] = []
+    lines = [f"{SIGNS.get(each.verb, '~')} {each.verb} {each.noun} {each.name}" for each in plan.payloads]
     for step in plan.steps:
         lines.append(f"{SIGNS[step.verb]} {step.verb.value} service {step.name}")
         if step.verb is Verb.LEAVE:

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 _NAMESPACES = "a task has the namespaces that its driver gives it"
 _KERNEL_CPU = "limit processors with deploy.resources.limits.cpus"
 _NETWORKS = "there are no networks between tasks: services reach one another through published ports"
-_STORED = "files are not kept in the swarm yet: mount them, or pass values in environment"
 _DEVICES = "reserve countable things with deploy.resources.reservations.generic_resources"
 
 TOP: Mapping[str, str] = {
     "networks": _NETWORKS,
-    "secrets": _STORED,
-    "configs": _STORED,
     "include": "give several files with -c, they are merged in order",
     "models": "swarmbus runs no models of its own",
 }
@@ -24,7 +21,6 @@ SERVICE: Mapping[str, str] = {
     "build": "swarmbus builds no images: build it, push it to a registry and name it with image",
     "cgroup": _NAMESPACES,
     "cgroup_parent": "each task has a control group of its own",
-    "configs": _STORED,
     "container_name": "every task has a name of its own: use the name of the service",
     "cpu_count": _KERNEL_CPU,
     "cpu_percent": _KERNEL_CPU,
@@ -54,7 +50,6 @@ SERVICE: Mapping[str, str] = {
     "provider": "swarmbus runs services itself",
     "pull_policy": "an image is pulled when the node does not have it; name a digest to be exact",
     "runtime": "a node's engine has one runtime",
-    "secrets": _STORED,
     "shm_size": "mount a tmpfs at /dev/shm with tmpfs or volumes",
     "storage_opt": "it is a setting of the engine",
     "use_api_socket": "a task that may rule the swarm gets its socket by a bind mount",

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from services.cli.stack.container import CONTAINER_KEYS, read_container
 from services.cli.stack.deploy import Deploy, read_deploy
-from services.cli.stack.mounts import Volume
 from services.cli.stack.places import Place
 from services.cli.stack.ports import read_ports
 from services.cli.stack.refused import SERVICE
+from services.cli.stack.shared import Shared
 from services.cli.stack.words import switch, text_of, texts
 from services.client import text
 from services.kit.model.specs import (
@@ -76,7 +76,7 @@ class StackService:
     place: Place
 
 
-def read_service(name: str, place: Place, stack: str, volumes: Mapping[str, Volume]) -> StackService:
+def read_service(name: str, place: Place, stack: str, shared: Shared) -> StackService:
     """Return a service, named ``STACK_SERVICE``; mistakes are noted."""
     fields = place.fields(SERVICE_KEYS, SERVICE)
     driver = _driver(fields)
@@ -86,7 +86,7 @@ def read_service(name: str, place: Place, stack: str, volumes: Mapping[str, Volu
     task = TaskSpec(
         driver=driver,
         driver_options=_driver_options(fields.get("network_mode"), driver),
-        container=read_container(place, fields, driver, volumes, deploy.pids_limit),
+        container=read_container(place, fields, driver, shared, deploy.pids_limit),
         resources=_resources(fields, deploy.resources),
         restart=_restart(fields, deploy.restart),
         placement=deploy.placement if platform is None else replace(deploy.placement, platforms=(platform,)),

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from services.cli import waiting
 from services.cli.commands import Command
 from services.cli.context import Context, report
@@ -18,6 +20,8 @@ from services.cli.plain import to_json
 from services.cli.reading import Reading
 from services.cli.service_lists import environment_file
 from services.cli.stack.file import StackFile, read_stack
+from services.cli.stack.keeping import carry_out, kept, of_stack
+from services.cli.stack.payloads import PayloadStep, plan_payloads, with_ids
 from services.cli.stack.plan import Plan, Step, Verb, plan_lines, plan_stack
 from services.cli.stack.service import STACK_LABEL
 from services.cli.verbs.service import print_services, print_tasks
@@ -91,12 +95,24 @@ async def _plan(context: Context, flags: argparse.Namespace) -> Outcome:
 
 
 async def _planned(context: Context, flags: argparse.Namespace) -> Plan:
-    file = _read(flags)
+    return await _plan_of(context, _read(flags), flags)
+
+
+async def _plan_of(context: Context, file: StackFile, flags: argparse.Namespace) -> Plan:
     there = await _services(context, file.name)
+    payloads = await kept(context.client)
+    missing = [each for each in file.payloads if each.data is None and (each.noun, each.name) not in payloads]
+    if missing:
+        raise NotFound(f"there is no {missing[0].noun} {missing[0].name!r}, which the stack file has as external")
+    wanted = {(each.noun, each.name) for each in file.payloads}
+    gone = of_stack(payloads, STACK_LABEL, file.name) - wanted if flags.prune else set()
+    names = {key: each.id for key, each in payloads.items()}
+    specs = tuple(with_ids(spec, names) for spec in file.services)
     ids = tuple(service.id for service in there)
     tasks = await context.client.tasks.list(Filters(service_ids=ids)) if ids else ()
     nodes = await context.client.nodes.list()
-    return plan_stack(file.name, file.services, there, tasks, nodes, prune=flags.prune)
+    plan = plan_stack(file.name, specs, there, tasks, nodes, prune=flags.prune)
+    return replace(plan, payloads=plan_payloads(file.payloads, payloads, gone))
 
 
 def _read(flags: argparse.Namespace) -> StackFile:
@@ -117,8 +133,12 @@ def _environment(reading: Reading, files: list[str]) -> Mapping[str, str]:
 async def _deploy(context: Context, flags: argparse.Namespace) -> Outcome:
     flags.json = False
     patience = Patience(flags)
-    plan = await _planned(context, flags)
+    file = _read(flags)
+    plan = await _plan_of(context, file, flags)
+    if await _keep(context, file, plan, before=True):
+        plan = await _plan_of(context, file, flags)  # the same, now that what is new has an id
     changed = [service for step in plan.steps if (service := await _carry_out(context, step)) is not None]
+    await _keep(context, file, plan, before=False)
     outcome = Outcome.OK
     if not patience.detach:
         for service in changed:
@@ -127,7 +147,22 @@ async def _deploy(context: Context, flags: argparse.Namespace) -> Outcome:
     return outcome
 
 
-_DOING = {Verb.CREATE: "creating", Verb.UPDATE: "updating", Verb.LEAVE: "leaving", Verb.REMOVE: "removing"}
+async def _keep(context: Context, file: StackFile, plan: Plan, *, before: bool) -> bool:
+    """Make and renew secrets and configs before the services, remove those that go behind them; True when something was done."""
+    steps = [step for step in plan.payloads if step.verb != "leave" and (step.verb != "remove") is before]
+    for step in steps:
+        context.output.note(f"{_DOING[step.verb]} {step.noun} {step.name}")
+        await carry_out(context.client, step, file.payloads)
+    return bool(steps)
+
+
+_DOING: dict[str, str] = {
+    "rotate": "renewing",
+    Verb.CREATE: "creating",
+    Verb.UPDATE: "updating",
+    Verb.LEAVE: "leaving",
+    Verb.REMOVE: "removing",
+}
 
 
 async def _carry_out(context: Context, step: Step) -> Service | None:
@@ -203,6 +238,9 @@ async def _remove(context: Context, flags: argparse.Namespace) -> Outcome:
         except SwarmError as error:
             report(context.output, error)
             outcome = outcome or outcome_of(error)
+    for noun, name in sorted(of_stack(await kept(context.client), STACK_LABEL, flags.stack)):
+        context.output.note(f"removing {noun} {name}")
+        await carry_out(context.client, PayloadStep(verb="remove", noun=noun, name=name), ())
     return outcome
 
 

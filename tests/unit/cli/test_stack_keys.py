@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from services.cli.stack.file import read_stack
+from services.cli.stack.payloads import StackPayload, fingerprint, holds, secret_spec, with_ids
 from services.kit.errors import InvalidArgument
+from services.kit.model.ids import SecretId
+from services.kit.model.objects import Secret
 from services.kit.model.specs import (
     ContainerSpec,
     Dependency,
@@ -221,6 +225,64 @@ def test_a_service_of_a_profile_that_is_not_asked_for_cannot_be_depended_on() ->
     content = PROFILES.replace("web: {image: x}", "web: {image: x, depends_on: [debug]}")
     with pytest.raises(InvalidArgument, match="of a profile that is not asked for"):
         read_stack([("stack.yaml", content)], "s", {})
+
+
+FILES = """
+services:
+  web: {image: x, secrets: [pw, {source: key, target: id, uid: "5", mode: 0400}], configs: [site]}
+secrets:
+  pw: {environment: PASSWORD}
+  key: {external: true, name: shared_key}
+configs:
+  site: {content: "listen $PORT", labels: {a: b}}
+"""
+
+
+def test_secrets_and_configs_are_named_until_they_have_ids() -> None:
+    file = read_stack([("stack.yaml", FILES)], "app", {"PASSWORD": "hush", "PORT": "80"})
+    (spec,) = file.services
+    secrets, configs = spec.task.container.secrets, spec.task.container.configs
+    assert [(each.secret_id, each.target.name, each.target.mode) for each in secrets] == [
+        ("app_pw", "pw", 0o444),
+        ("shared_key", "id", 0o400),
+    ]
+    assert [(each.config_name, each.target.name) for each in configs if each.target] == [("app_site", "/site")]
+    assert {(each.noun, each.name): each.data for each in file.payloads} == {
+        ("secret", "app_pw"): b"hush",
+        ("secret", "shared_key"): None,
+        ("config", "app_site"): b"listen 80",
+    }
+    ids = {("secret", "app_pw"): "s1", ("config", "app_site"): "c1"}
+    container = with_ids(spec, ids).task.container
+    assert [each.secret_id for each in container.secrets] == ["s1", "shared_key"]
+    assert [each.config_id for each in container.configs] == ["c1"]
+
+
+def test_a_fingerprint_tells_a_change_and_not_the_data() -> None:
+    payload = StackPayload(noun="secret", name="s", data=b"hush")
+    spec = secret_spec(payload, b"0" * 16)
+    known = Secret(id=SecretId("s"), spec=replace(spec, data=b""))
+    assert holds(known, b"hush")
+    assert not holds(known, b"other")
+    assert fingerprint(b"hush", b"1" * 16) != fingerprint(b"hush", b"2" * 16)
+
+
+@pytest.mark.parametrize(
+    ("top", "reason"),
+    [
+        ("secrets: {s: {}}", "needs one of file, environment and content"),
+        ("secrets: {s: {file: nowhere}}", "cannot be read"),
+        ("secrets: {s: {environment: NOTHING}}", "the variable is not set"),
+        ("secrets: {s: {external: true, content: x}}", "is external and says what it holds"),
+        ("configs: {s: {content: x, colour: red}}", "is not known"),
+    ],
+)
+def test_a_secret_that_holds_nothing_is_refused(top: str, reason: str) -> None:
+    assert any(reason in line for line in mistakes("", f"{top}\n"))
+
+
+def test_a_service_uses_only_what_the_file_has() -> None:
+    assert any("is not in the file" in line for line in mistakes("secrets: [nothing]"))
 
 
 BASE = """
