@@ -298,6 +298,17 @@ def test_a_plain_address_reads_and_changes_with_its_token_only(tcp: int) -> None
     assert ask(tcp, "DELETE", "/nodes/beta?force=1", Authorization="Bearer open sesame")[0] == 200
 
 
+def test_metrics_count_the_swarm_under_swarmkits_names(tcp: int) -> None:
+    status, text = ask(tcp, "GET", "/metrics")
+    assert status == 200
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert samples['swarm_manager_nodes{state="ready"}'] == "2"
+    assert samples["swarm_manager_leader"] == "1"
+    assert samples["swarm_manager_services_total"] == "0"
+    assert samples['swarm_manager_tasks_total{state="running"}'] == "0"
+    assert samples["swarm_node_manager"] == "1"
+
+
 def test_join_tokens_are_not_for_readers(tcp: int) -> None:
     assert "JoinTokens" not in json.loads(ask(tcp, "GET", "/swarm")[1])
     assert "JoinTokens" in json.loads(ask(tcp, "GET", "/swarm", Authorization="Bearer open sesame")[1])

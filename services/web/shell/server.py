@@ -16,6 +16,7 @@ from services.kit.runtime.log import Log
 from services.web.core import failures, versions
 from services.web.core.missing import reason
 from services.web.shell.desk import BODY_BYTES_MAX, Desk, answered
+from services.web.shell.measuring import Measuring
 from services.web.shell.payloads import Configs, Secrets
 from services.web.shell.services import Services, Tasks
 from services.web.shell.streams import Streams
@@ -57,6 +58,7 @@ def _routes(desk: Desk, streams: Streams) -> tuple[tuple[str, str, Handler], ...
         ("HEAD", "/_ping", system.ping),
         ("GET", "/version", system.version),
         ("GET", "/info", system.info),
+        ("GET", "/metrics", Measuring(desk).metrics),
         ("GET", "/events", streams.events),
         ("GET", "/networks", system.networks),
         ("GET", "/networks/{ref}", system.network),
