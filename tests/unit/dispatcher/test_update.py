@@ -14,6 +14,7 @@ from services.kit.model.specs import (
     ContainerSpec,
     EndpointSpec,
     Global,
+    NodeSpec,
     Placement,
     PortConfig,
     Replicated,
@@ -21,7 +22,7 @@ from services.kit.model.specs import (
     TaskSpec,
     UpdateConfig,
 )
-from services.kit.model.states import FailureAction, PublishMode, TaskState, UpdateOrder, UpdateState
+from services.kit.model.states import Availability, FailureAction, PublishMode, TaskState, UpdateOrder, UpdateState
 from services.kit.state.transaction import update
 from tests.support.convergence import Swarm, a_service_spec
 
@@ -433,3 +434,16 @@ def test_a_service_that_is_scaled_while_it_is_updated_rolls_no_more_slots_at_a_t
     assert len(rolling) == 2
     swarm.settle()
     assert swarm.images(swarm.running()) == ["v2"] * 5
+
+
+def test_a_global_task_on_its_way_counts_although_its_node_was_paused_meanwhile() -> None:
+    swarm = Swarm(3)
+    swarm.create_service(mode=Global())
+    swarm.settle()
+    swarm.set_image("web", "v2")
+    swarm.settle(agents=False)
+    (moving,) = swarm.tasks(where=lambda task: swarm.images([task]) == ["v2"])
+    assert moving.node_id is not None
+    swarm.change_node(moving.node_id, spec=NodeSpec(availability=Availability.PAUSE))
+    swarm.settle(agents=False)
+    assert swarm.images(swarm.tasks()).count("v2") == 1

@@ -134,9 +134,10 @@ class Update:
         config = _config(service)
         slots = view.slots_of(service.id)
         for slot in sorted(slots, key=lambda key: (isinstance(key, str), key)):
-            if is_global(service.spec) and not _may_change(view, slot):
-                continue
             tasks = list(slots[slot].values())
+            if is_global(service.spec) and not _may_change(view, slot):
+                progress.under_way += any(_is_on_its_way(task, clean) for task in tasks)
+                continue
             mine = [
                 task
                 for task in tasks
@@ -282,6 +283,10 @@ def _may_change(view: Picture, slot: SlotKey) -> bool:
         and node.spec.availability is Availability.ACTIVE
         and node.status.state in {NodeState.READY, NodeState.UNKNOWN, NodeState.DISCONNECTED}
     )
+
+
+def _is_on_its_way(task: Task, clean: Cleanliness) -> bool:
+    return is_wanted(task) and task.status.state < TaskState.RUNNING and clean.is_clean(task)
 
 
 def _failed_early(task: Task, config: UpdateConfig) -> bool:
