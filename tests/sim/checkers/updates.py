@@ -59,7 +59,7 @@ def _replaces(state: State, new: Task, before: dict[TaskId, Task]) -> bool:
         if (
             (old.slot or old.node_id) == (new.slot or new.node_id)
             and old.spec_version != new.spec_version
-            and old.status.state <= TaskState.RUNNING
+            and task.status.state <= TaskState.RUNNING
             and old.desired_state <= TaskState.RUNNING
             and node is not None
             and node.status.state is NodeState.READY
