@@ -22,7 +22,7 @@ from services.kit.model.specs import (
     SecretReference,
     SecretSpec,
 )
-from services.kit.model.states import TaskState
+from services.kit.model.states import Role, TaskState
 from services.kit.runtime.clock import SystemClock
 from tests.support.agents import NODE, described, make_spec, make_task, one_agent, one_world, task_id
 from tests.support.running import eventually, run_async
@@ -417,12 +417,23 @@ def test_a_new_list_of_managers_reaches_the_supervisor(tmp_path: Path) -> None:
     run_async(scenario())
 
 
-def test_a_new_certificate_makes_a_new_session(tmp_path: Path) -> None:
+def test_a_renewal_costs_no_session_but_a_new_role_or_a_late_renewal_makes_a_new_one(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with one_world(tmp_path) as world, world.agent():
+            now = SystemClock().wall()
             await eventually(world.node.ready.is_set)
-            world.node.change(msgspec.structs.replace(world.node.facts, identity_serial=7))
+            facts = msgspec.structs.replace(world.node.facts, identity_serial=7, not_after=now + 3600)
+            world.node.change(facts)
+            world.dispatcher.assign(make_task(), specs=(make_spec(),))
+            await world.dispatcher.saw(ONE, TaskState.RUNNING)
+            assert len(world.dispatcher.registrations) == 1
+            world.node.change(msgspec.structs.replace(facts, role=Role.MANAGER))
             await eventually(lambda: len(world.dispatcher.registrations) == 2)
+            run_out = msgspec.structs.replace(facts, role=Role.MANAGER, not_after=now - 1)
+            world.node.change(run_out)
+            await world.node.heard()
+            world.node.change(msgspec.structs.replace(run_out, not_after=now + 3600))
+            await eventually(lambda: len(world.dispatcher.registrations) == 3)
 
     run_async(scenario())
 

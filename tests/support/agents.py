@@ -107,6 +107,7 @@ class StubNode:
         self.managers: list[tuple[ManagerPeer, ...]] = []
         self.nodes: list[NodeReport] = []
         self._changed = Changes()
+        self._heard = Changes()
 
     def change(self, facts: Facts) -> None:
         """Have new facts."""
@@ -118,6 +119,11 @@ class StubNode:
         while True:
             await self._changed.wait()
             yield self.facts
+            self._heard.announce()
+
+    async def heard(self) -> None:
+        """Wait until the present facts were taken in."""
+        await self._heard.wait()
 
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Remember."""
