@@ -445,5 +445,7 @@ def test_a_global_task_on_its_way_counts_although_its_node_was_paused_meanwhile(
     (moving,) = swarm.tasks(where=lambda task: swarm.images([task]) == ["v2"])
     assert moving.node_id is not None
     swarm.change_node(moving.node_id, spec=NodeSpec(availability=Availability.PAUSE))
+    (old,) = swarm.tasks(where=lambda task: task.desired_state is TaskState.SHUTDOWN)
+    swarm.end_task(old, TaskState.SHUTDOWN)
     swarm.settle(agents=False)
     assert swarm.images(swarm.tasks()).count("v2") == 1
