@@ -19,9 +19,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import msgspec
@@ -67,7 +67,9 @@ class NodeFact(msgspec.Struct, frozen=True):
 class SwarmNode:
     """One node: its state directory, its address, and (while it runs) its supervisor."""
 
-    def __init__(self, name: str, state_dir: Path, remote_api: str, options: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, state_dir: Path, remote_api: str, options: tuple[str, ...], environment: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.state_dir = state_dir
         self.remote_api = remote_api
@@ -76,6 +78,7 @@ class SwarmNode:
         self.was_cut = False
         """True once a process was killed: its data plane may live on for a while, to be adopted."""
         self._options = options
+        self._environment = environment
         self._process: subprocess.Popen[str] | None = None
         self._pump: threading.Thread | None = None
         self._heard = threading.Condition()
@@ -95,7 +98,7 @@ class SwarmNode:
                 *("--hostname", self.name, "--log-level", "debug"),
                 *self._options,
             ],
-            env=clean_environment(),
+            env={**clean_environment(), **self._environment},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -228,13 +231,15 @@ class SwarmNode:
 class Swarm:
     """Nodes of one test. The directory must be short: local sockets have paths of 107 bytes at most."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        """``environment`` is added to that of every node."""
+        self._environment = environment
         self._directory = Path("/tmp") / f"sb-{os.getpid()}-{abs(hash(str(directory))) % 100000:05}"
         self.nodes: dict[str, SwarmNode] = {}
 
     def node(self, name: str, *options: str) -> SwarmNode:
         """Return a new node that is not started yet."""
-        node = SwarmNode(name, self._directory / name, free_remote_api(), options)
+        node = SwarmNode(name, self._directory / name, free_remote_api(), options, self._environment)
         self.nodes[name] = node
         return node
 

@@ -14,6 +14,7 @@ from services.kit.model.specs import CaConfig, ClusterSpec
 from services.kit.model.states import Role
 from services.kit.state.view import View
 
+CERTIFICATE_VALIDITY_MIN_S = 3600.0
 PUBLIC_KEY_BYTES = 32
 TLS_VALIDITY_S = 24 * 3600.0
 
@@ -72,12 +73,12 @@ def returning_node(view: View, cluster: Cluster, public_key: bytes, now: float) 
     return node
 
 
-def certificate_validity_s(spec: ClusterSpec, least_s: float) -> float:
-    """Return how long new certificates live; a time below the least counts as a mistake and gives the default."""
+def certificate_validity_s(spec: ClusterSpec, most_s: float) -> float:
+    """Return how long new certificates live; a time below an hour counts as a mistake and gives the default."""
     asked_s = spec.ca.node_cert_expiry_s
-    return asked_s if asked_s >= least_s else CaConfig().node_cert_expiry_s
+    return min(most_s, asked_s if asked_s >= CERTIFICATE_VALIDITY_MIN_S else CaConfig().node_cert_expiry_s)
 
 
-def tls_validity_s(spec: ClusterSpec, least_s: float) -> float:
+def tls_validity_s(spec: ClusterSpec, most_s: float) -> float:
     """Return how long a certificate for TLS between gateways lives: a day, or as long as the node's when that is shorter."""
-    return min(TLS_VALIDITY_S, certificate_validity_s(spec, least_s))
+    return min(TLS_VALIDITY_S, certificate_validity_s(spec, most_s))

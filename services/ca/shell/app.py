@@ -105,7 +105,7 @@ class CaApp:
             node_id=request.node_id,
             cluster_id=request.cluster_id,
             role=Role.MANAGER,
-            validity_s=policy.certificate_validity_s(ClusterSpec(), self._settings.certificate_validity_min_s),
+            validity_s=policy.certificate_validity_s(ClusterSpec(), self._settings.certificate_validity_max_s),
             now=now,
         )
         return _issued(request.cluster_id, root.certificate, signed.node_id, signed.role, signed.certificate)
@@ -168,7 +168,7 @@ class CaApp:
                 node_id=node.id,
                 cluster_id=cluster.id,
                 role=node.role,
-                validity_s=policy.tls_validity_s(cluster.spec, self._settings.certificate_validity_min_s),
+                validity_s=policy.tls_validity_s(cluster.spec, self._settings.certificate_validity_max_s),
                 now=self._runtime.clock.wall(),
             )
         self._log.debug("certificate for TLS", certified=node.id)
@@ -199,7 +199,7 @@ class CaApp:
             node_id=node_id,
             cluster_id=cluster.id,
             role=role,
-            validity_s=policy.certificate_validity_s(cluster.spec, self._settings.certificate_validity_min_s),
+            validity_s=policy.certificate_validity_s(cluster.spec, self._settings.certificate_validity_max_s),
             now=self._runtime.clock.wall(),
         )
 

@@ -31,7 +31,7 @@ Told = Callable[[NodeId], None]
 @dataclass(slots=True)
 class _Link:
     record: MemberRecord
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] | None = None
     connection: Connection | None = None
 
 
@@ -49,14 +49,19 @@ class Links:
     def want(self, records: Mapping[NodeId, MemberRecord]) -> None:
         """Have a link to each of these and to nobody else."""
         for node_id in [node_id for node_id in self._links if node_id not in records]:
-            self._links.pop(node_id).task.cancel()
+            gone = self._links.pop(node_id)
+            assert gone.task is not None, "a link is kept by a task"
+            gone.task.cancel()
         for node_id, record in sorted(records.items()):
             link = self._links.get(node_id)
-            if link is not None and _same_place(link.record, record):
+            if link is not None and link.record.raft_addr == record.raft_addr:
+                link.record = record  # a renewed certificate is for the same key: the connection goes on
                 continue
             if link is not None:
+                assert link.task is not None, "a link is kept by a task"
                 link.task.cancel()
-            self._links[node_id] = _Link(record, self._tasks.spawn(f"link {node_id}", self._keep(record)))
+            link = self._links[node_id] = _Link(record)
+            link.task = self._tasks.spawn(f"link {node_id}", self._keep(link))
 
     def send(self, node_id: NodeId, data: bytes) -> bool:
         """Put a message on a link; False when there is none or its queue is full."""
@@ -97,35 +102,35 @@ class Links:
             ) from error
         await connection.close()
 
-    async def _keep(self, record: MemberRecord) -> None:
+    async def _keep(self, link: _Link) -> None:
         back_off = BackOff(max_s=BACK_OFF_MAX_S)
         reported = ""
         while True:
             try:
-                connection = await self._dial(record)
+                connection = await self._dial(link.record)
             except SwarmError as error:
                 if str(error) != reported:
                     reported = str(error)
-                    self._log.debug("raft peer cannot be dialled", peer=record.node_id, reason=reported)
+                    self._log.debug("raft peer cannot be dialled", peer=link.record.node_id, reason=reported)
                 await back_off.wait()
                 continue
             back_off.reset()
             reported = ""
-            await self._use(record, connection)
+            await self._use(link, connection)
 
-    async def _use(self, record: MemberRecord, connection: Connection) -> None:
-        link = self._links.get(record.node_id)
+    async def _use(self, link: _Link, connection: Connection) -> None:
+        peer = link.record.node_id
         try:
-            if link is None or link.record != record:
+            if self._links.get(peer) is not link:
                 return
             link.connection = connection
-            self._on_up(record.node_id)
+            self._on_up(peer)
             error = await connection.wait_lost()
-            self._log.debug("raft peer lost", peer=record.node_id, reason=str(error))
+            self._log.debug("raft peer lost", peer=peer, reason=str(error))
         finally:
-            if link is not None and link.connection is connection:
+            if link.connection is connection:
                 link.connection = None
-                self._on_down(record.node_id)
+                self._on_down(peer)
             await connection.close()
 
     async def _dial(self, record: MemberRecord) -> Connection:
@@ -136,7 +141,3 @@ class Links:
             await connection.close()
             raise Unauthenticated(f"{record.raft_addr} is {connection.peer.node_id}, not {record.node_id}")
         return connection
-
-
-def _same_place(old: MemberRecord, new: MemberRecord) -> bool:
-    return (old.raft_addr, old.certificate) == (new.raft_addr, new.certificate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from services.ca.core import policy
@@ -45,7 +47,7 @@ def test_only_a_proven_key_of_nobody_removed_is_certified() -> None:
 
 def test_a_lifetime_below_an_hour_gives_the_default() -> None:
     def validity_s(asked_s: float) -> float:
-        return policy.certificate_validity_s(ClusterSpec(ca=CaConfig(node_cert_expiry_s=asked_s)), 3600.0)
+        return policy.certificate_validity_s(ClusterSpec(ca=CaConfig(node_cert_expiry_s=asked_s)), math.inf)
 
     assert validity_s(3600.0) == 3600.0
     assert validity_s(3599.0) == validity_s(0.0) == CaConfig().node_cert_expiry_s
