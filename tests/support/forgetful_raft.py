@@ -16,6 +16,7 @@ from services.kit.lifecycle.process import run_process
 from services.kit.runtime.files import Disk
 from services.raft.config import RaftSettings
 from services.raft.shell.app import RaftApp
+from services.raft.shell.calm import keep_calm
 
 MODULE = "tests.support.forgetful_raft"
 NOTES = "durable"
@@ -91,5 +92,6 @@ def lose_power(state_dir: Path, rng: random.Random) -> int:
 
 
 if __name__ == "__main__":
+    keep_calm()
     directory = Path(os.environ["SWARMBUS_STATE_DIR"])
     run_process("raft", RaftSettings, partial(RaftApp, disk=NotingDisk(directory / NOTES)))

@@ -13,9 +13,12 @@ from services.kit.errors import DataLoss
 from services.kit.runtime.files import REAL_DISK, Disk
 from services.kit.state.state import FrozenState
 from services.raft.core.snapshot import Assembly, BrokenSnapshot, Head, encode_parts
+from services.raft.shell.calm import breathe
 from services.raft.shell.sealed import SALT_BYTES, WAY_BACK, Cipher, Preamble, preamble, read_payloads
 
 SUFFIX = ".snapshot"
+LOOSE_BYTES_MAX = 4 << 20
+"""Written and not yet synced; the log's own syncs wait behind no more than this."""
 _WRITING = ".writing"
 _RECEIVING = ".receiving"
 
@@ -97,8 +100,14 @@ class Snapshots:
         descriptor = self._disk.create(path)
         try:
             self._disk.write(descriptor, preamble(Preamble(0, 0, salt)))
+            loose = 0
             for sequence, payload in enumerate(payloads):
                 self._disk.write(descriptor, cipher.seal(sequence, payload))
+                loose += len(payload)
+                if loose > LOOSE_BYTES_MAX:
+                    self._disk.sync(descriptor)
+                    loose = 0
+                breathe()
             self._disk.sync(descriptor)
         finally:
             self._disk.close(descriptor)
