@@ -78,6 +78,13 @@ class NodeSettings(BaseSettings):
     http_token_file: str = Field(
         "", description="file with the token that lets HTTP clients without a certificate change things"
     )
+    listen_discovery: str = Field(
+        "", description="host:port for the gateway's metrics and discovery (Prometheus, Traefik) over plain HTTP"
+    )
+    listen_dns: str = Field("", description="host:port where the gateway answers names of services, in the zone swarm.")
+    mesh_port: int = Field(
+        0, ge=0, le=65535, description="port for connections from other nodes' gateways; any free one when not given"
+    )
     heartbeat_tick: int = Field(
         1, ge=1, le=100, description="ticks of 60 ms between two heartbeats of the store's leader"
     )
@@ -109,7 +116,7 @@ class NodeSettings(BaseSettings):
             raise ValueError("an engine is reached over a local socket: write unix:///path")
         return value
 
-    @field_validator("listen_remote_api", "advertise_remote_api", "join_addr")
+    @field_validator("listen_remote_api", "advertise_remote_api", "join_addr", "listen_discovery", "listen_dns")
     @classmethod
     def _addresses_parse(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for address in (value,) if isinstance(value, str) else value:
