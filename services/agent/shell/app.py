@@ -102,7 +102,7 @@ class AgentApp(ReadyLater):
         before = self._runtime.node.facts
         async for facts in self._runtime.node.changes():
             self._link.set_managers(facts.managers)
-            had_run_out = facts.not_after != before.not_after < self._runtime.clock.wall()
+            had_run_out = 0.0 < before.not_after < self._runtime.clock.wall() and facts.not_after != before.not_after
             if facts.role is not before.role or had_run_out:
                 self._session.restart("the node has a new certificate")
             before = facts
