@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from services.client.blocking import LoopThread
@@ -85,6 +85,14 @@ class WebHome:
         )
         self._app = WebApp(self._settings, runtime)
         await self._app.start()
+
+    def call(self, act: Callable[[ControlServer], object]) -> None:
+        """Change the control server's state on its own thread."""
+
+        async def run() -> None:
+            act(self.server)
+
+        self._thread.run(run())
 
     def docker(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run the docker command against the first door."""

@@ -17,6 +17,7 @@ from services.web.core import failures, versions
 from services.web.core.missing import reason
 from services.web.shell.desk import BODY_BYTES_MAX, Desk, answered
 from services.web.shell.measuring import Measuring
+from services.web.shell.page import Page
 from services.web.shell.payloads import Configs, Secrets
 from services.web.shell.services import Services, Tasks
 from services.web.shell.streams import Streams
@@ -52,12 +53,16 @@ def _routes(desk: Desk, streams: Streams) -> tuple[tuple[str, str, Handler], ...
     system, swarm, nodes = System(desk), Swarm(desk), Nodes(desk)
     services = Services(desk)
     tasks = Tasks(desk, services)
+    page = Page(desk, streams)
     secrets, configs = Secrets(desk), Configs(desk)
     return (
         ("GET", "/_ping", system.ping),
         ("HEAD", "/_ping", system.ping),
         ("GET", "/version", system.version),
         ("GET", "/info", system.info),
+        ("GET", "/", page.index),
+        ("GET", "/ui/pictures", page.pictures),
+        ("GET", "/ui/{name}", page.file),
         ("GET", "/metrics", Measuring(desk).metrics),
         ("GET", "/events", streams.events),
         ("GET", "/networks", system.networks),

@@ -52,7 +52,7 @@ class Streams:
             task.cancel()
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[None]:
+    async def open(self) -> AsyncIterator[None]:
         """Count the current request among the open streams."""
         task = asyncio.current_task()
         assert task is not None, "a request is a task"
@@ -99,7 +99,7 @@ class Streams:
         version, _ = versions.split_path(request.path)
         response = web.StreamResponse()
         response.content_type = MULTIPLEXED if version >= MULTIPLEXED_SINCE and not tty else RAW
-        async with self._open(), aclosing(batches):
+        async with self.open(), aclosing(batches):
             await response.prepare(request)
             async for batch in batches:
                 lines = (log_bytes(line, timestamps=timestamps, details=details, tty=tty) for line in batch.lines)
@@ -115,7 +115,7 @@ class Streams:
         response = web.StreamResponse()
         response.content_type = "application/json"
         try:
-            async with self._open(), asyncio.timeout(left_s), follow(self._desk.client, tables=_TABLES) as follower:
+            async with self.open(), asyncio.timeout(left_s), follow(self._desk.client, tables=_TABLES) as follower:
                 while True:
                     item = await follower.next()
                     if not response.prepared:
