@@ -172,9 +172,11 @@ def run_virtual(work: Callable[[VirtualLoop], Coroutine[Any, Any, ResultT]], *, 
     try:
         return loop.run_until_complete(work(loop))
     finally:
-        pending = asyncio.all_tasks(loop)
-        for task in sorted(pending, key=lambda task: task.get_name()):
-            task.cancel()
-        if pending:
-            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        loop.close()
+        try:
+            pending = asyncio.all_tasks(loop)
+            for task in sorted(pending, key=lambda task: task.get_name()):
+                task.cancel()
+            if pending:
+                loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        finally:
+            loop.close()

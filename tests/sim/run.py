@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pysyncobj.syncobj
 
@@ -127,7 +128,8 @@ def _world(loop: VirtualLoop, seed: int, home: Path) -> World:
 
 async def _play(world: World, result: Result, faults: tuple[Fault, ...], seconds: float) -> None:
     story = asyncio.get_running_loop().create_task(_story(world, result, faults, seconds), name="story")
-    await asyncio.wait({story, world.failure}, return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [story, world.failure]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if world.failure.done():
         story.cancel()
         await asyncio.wait({story})
@@ -194,7 +196,7 @@ def _end(loop: VirtualLoop, world: World) -> None:
 
 def _memory() -> str | None:
     """Return a directory in memory, so that thousands of small files cost nothing."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a fresh directory is made in it
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @contextlib.contextmanager

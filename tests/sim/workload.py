@@ -20,6 +20,7 @@ from services.kit.bus.memory import MemoryBus
 from services.kit.errors import Conflict, DeadlineExceeded, SwarmError, Unavailable
 from services.kit.messages import control
 from services.kit.model.ids import ServiceId
+from services.kit.model.objects import Service
 from services.kit.model.specs import (
     Annotations,
     ContainerSpec,
@@ -263,7 +264,7 @@ ACTS: tuple[tuple[str, Act, float], ...] = (
 )
 
 
-async def _get(line: ControlLine, ref: str) -> control.Service:
+async def _get(line: ControlLine, ref: str) -> Service:
     return (await line.call(control.GET_SERVICE, control.GetRequest(ref=ref))).service
 
 
