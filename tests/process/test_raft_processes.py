@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.kit.lifecycle.exit_codes import ExitCode
+from tests.support import full_raft
 from tests.support.raft_processes import RaftNode, RaftProcesses
 from tests.support.store_writer import Writer, assert_all_there
 
@@ -62,5 +64,30 @@ def test_a_polite_stop_hands_leadership_over_and_exits_with_zero(tmp_path: Path)
             leader = await cluster.leader()
             assert await leader.stop() == 0
             assert (await cluster.leader()) is not leader
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("role", ["follower", "leader"])
+def test_a_full_disk_stops_the_member_and_never_the_cluster(tmp_path: Path, role: str) -> None:
+    async def scenario() -> None:
+        async with RaftProcesses(tmp_path, module=full_raft.MODULE) as cluster:
+            await cluster.grow("a", "b", "c")
+            writer = Writer(cluster, "w")
+            writing = asyncio.ensure_future(writer.run(under_way=4))
+            await writer.wait_for(50)
+            leader = await cluster.leader()
+            full = leader if role == "leader" else next(node for node in cluster.nodes.values() if node is not leader)
+            mark = full.directory / full_raft.FULL
+            mark.touch()
+            assert full.process is not None
+            assert await full.process.wait() == ExitCode.DISK_FULL
+            full.process = None
+            await writer.wait_for(100)
+            mark.unlink()
+            await full.start()
+            writer.stop()
+            await writing
+            await assert_all_there(cluster, writer.acknowledged)
 
     asyncio.run(scenario())

@@ -193,6 +193,21 @@ def test_a_member_leaves_and_the_rest_go_on(tmp_path: Path) -> None:
     run_homes(tmp_path, scenario)
 
 
+def test_a_removed_member_that_comes_back_is_told_so_and_disturbs_nobody(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (leaving, _) = await join_three(homes)
+        await leaving.kill()
+        await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId(leaving.name)))
+        term = (await leader.status()).term
+        await leaving.start()
+        await homes.until(leaving, lambda status: status.state == "removed")
+        assert (await leader.status()).term == term
+        assert leaving.name not in member_ids(await leader.status())
+        await leader.client().propose([node("x")])
+
+    run_homes(tmp_path, scenario)
+
+
 def test_a_removal_that_would_lose_the_quorum_is_refused(tmp_path: Path) -> None:
     async def scenario(homes: Homes) -> None:
         leader, (dead, other) = await join_three(homes)

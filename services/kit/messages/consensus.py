@@ -19,6 +19,8 @@ class Refused(Value, frozen=True, kw_only=True):
     """The receiver does not count the sender as a member."""
 
     reason: str
+    removed: bool = False
+    """The sender was a member and was removed."""
 
 
 RAFT = Cast(name="consensus.raft", message=RaftMessage, owner=Owner.RAFT, roles=MANAGERS)

@@ -75,7 +75,7 @@ class RaftStatus(Value, frozen=True, kw_only=True):
 
     node_id: NodeId
     state: str
-    """follower, candidate, leader or joining."""
+    """follower, candidate, leader, joining or removed."""
     term: int
     commit_index: int
     applied_index: int

@@ -186,7 +186,11 @@ class RaftApp:
         self._driver.wake()
 
     def _take_refusal(self, context: Context, refused: consensus.Refused) -> None:
-        self._log.warning("refused by a member", peer=context.peer.node_id, reason=refused.reason)
+        peer = NodeId(context.peer.node_id)
+        self._log.warning("refused by a member", peer=peer, reason=refused.reason)
+        if refused.removed and peer in self._member.member_ids:
+            self._member.expelled = True
+            self._driver.wake()
 
     def _post(self, peer: NodeId, data: bytes) -> bool:
         return self._links.send(peer, data)
@@ -206,7 +210,7 @@ class RaftApp:
         if record is not None and node_id not in self._strangers:
             self._strangers[node_id] = (record, self._runtime.clock.monotonic() + REFUSE_FOR_S)
             self._want_links()
-        self._links.refuse(node_id, reason)
+        self._links.refuse(node_id, reason, removed=node_id in configuration.removed)
 
     def _want_links(self) -> None:
         member = self._member

@@ -89,6 +89,7 @@ class Intake:
             seat.outbox.hold(sender, messages.Ack(seat.term, 0, False, False))
             return
         seat.elections.hear_leader(now)
+        seat.expelled = False
         repaired = repair(seat.log.entries, seat.commit_index, append)
         self._verified = repaired.verified
         seat.consensus.receive(

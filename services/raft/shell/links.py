@@ -68,10 +68,10 @@ class Links:
         connection = self.connection(node_id)
         return connection is not None and connection.cast(RAFT, RaftMessage(message=data))
 
-    def refuse(self, node_id: NodeId, reason: str) -> bool:
-        """Tell somebody that he is no member."""
+    def refuse(self, node_id: NodeId, reason: str, *, removed: bool) -> bool:
+        """Tell somebody that it is no member."""
         connection = self.connection(node_id)
-        return connection is not None and connection.cast(REFUSED, Refused(reason=reason))
+        return connection is not None and connection.cast(REFUSED, Refused(reason=reason, removed=removed))
 
     def connection(self, node_id: NodeId) -> Connection | None:
         """Return the live connection to a node."""

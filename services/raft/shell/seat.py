@@ -46,6 +46,8 @@ class Seat:
         self.peers = Peers(silent_after_s=SILENT_AFTER_S)
         self.elections = Elections(shortest_timeout_s=timing.election_timeout_min_s)
         self.outbox = Outbox(log.entries, self.send_now, heartbeat_s=timing.heartbeat_s)
+        self.expelled = False
+        """True when another member says that this one was removed, until a leader is heard again: its own log may never say so."""
         self._post = post
         self.consensus = Consensus(me=self.me, members=log.membership.ids, log=log, timing=timing, owner=owner)
         if machine.applied_index:
@@ -104,8 +106,10 @@ class Seat:
         """follower, candidate, leader, joining or removed."""
         if self.leads:
             return "leader"
+        if self.expelled or self.me in self.log.membership.latest.removed:
+            return "removed"
         if not self.is_member:
-            return "removed" if self.me in self.log.membership.latest.removed else "joining"
+            return "joining"
         return "follower" if self.consensus.leader is not None else "candidate"
 
     @property
