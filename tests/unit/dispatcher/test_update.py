@@ -18,6 +18,7 @@ from services.kit.model.specs import (
     Placement,
     PortConfig,
     Replicated,
+    RestartPolicy,
     ServiceMode,
     TaskSpec,
     UpdateConfig,
@@ -449,3 +450,36 @@ def test_a_global_task_on_its_way_counts_although_its_node_was_paused_meanwhile(
     swarm.end_task(old, TaskState.SHUTDOWN)
     swarm.settle(agents=False)
     assert swarm.images(swarm.tasks()).count("v2") == 1
+
+
+@pytest.mark.parametrize("order", list(UpdateOrder))
+def test_a_slot_that_keeps_failing_holds_no_other_up_when_the_update_goes_on(order: UpdateOrder) -> None:
+    swarm = Swarm(2)
+    config = UpdateConfig(failure_action=FailureAction.CONTINUE, order=order)
+    swarm.create_service(a_service_spec(replicas=4, restart=RestartPolicy(delay_s=2), update=config))
+    swarm.settle()
+    swarm.behaviour = lambda task: TaskState.FAILED if task.slot == 1 and swarm.images([task]) == ["v2"] else None
+    swarm.set_image("web", "v2", config)
+    swarm.pass_time(60)
+    others = [task for task in swarm.running() if task.slot != 1]
+    assert swarm.images(others) == ["v2"] * 3
+    swarm.behaviour = lambda task: None
+    swarm.pass_time(60)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert swarm.images(swarm.running()) == ["v2"] * 4
+
+
+def test_an_update_that_is_over_does_not_begin_again_by_itself() -> None:
+    swarm = Swarm(2)
+    config = UpdateConfig(failure_action=FailureAction.CONTINUE, order=UpdateOrder.START_FIRST)
+    swarm.create_service(a_service_spec(replicas=2, restart=RestartPolicy(delay_s=1, max_attempts=1), update=config))
+    swarm.settle()
+    swarm.behaviour = failing("v2", swarm)
+    swarm.set_image("web", "v2", config)
+    swarm.pass_time(100)
+    assert state_of(swarm) is UpdateState.COMPLETED
+    assert swarm.images(swarm.running()) == ["v1"] * 2, "what ran is kept"
+    before = [task.id for task in swarm.tasks()]
+    swarm.become_leader()
+    swarm.pass_time(1000)
+    assert [task.id for task in swarm.tasks()] == before

@@ -81,6 +81,9 @@ class Reap:
         if is_job(service.spec):
             # Earlier runs are the jobs loop's; within the current one, restarts must not pile up.
             tasks = [task for task in tasks if task.job_iteration == iteration_of(service)]
+        elif service.spec.task.restart.max_attempts > 0:
+            # The task that an update keeps beside its new one is not among those that count attempts.
+            tasks = [task for task in tasks if not is_wanted(task) or task.spec_version == service.spec_version]
         limit = _limit(view, service)
         surplus = len(tasks) - limit
         if limit < 0 or surplus <= 0:

@@ -50,10 +50,14 @@ class _Progress:
 
     todo: list[tuple[SlotKey, list[Task]]] = field(default_factory=list)
     """Slots to roll over, with the tasks to replace."""
+    again: list[tuple[float, SlotKey]] = field(default_factory=list)
+    """Slots whose new task failed beside the old one, and when to try again; they hold no other slot up."""
     finish: list[Task] = field(default_factory=list)
     """Old tasks whose slot has a running new one."""
     under_way: int = 0
     """Slots with a new task that is not RUNNING yet."""
+    retried: int = 0
+    """Those of them whose first new task failed; they hold no other slot up either."""
     unplaced: list[list[Task]] = field(default_factory=list)
     """Old tasks of those whose new task has no node yet."""
     resting_until: list[float] = field(default_factory=list)
@@ -128,9 +132,7 @@ class Update:
     def _look(self, view: Picture, service: Service, now: float) -> _Progress:
         progress = _Progress()
         clean = Cleanliness(view, service)
-        started = (
-            service.update_status.started_at if service.update_status is not None and _is_running(service) else now
-        )
+        started = now if service.update_status is None else service.update_status.started_at
         config = _config(service)
         slots = view.slots_of(service.id)
         for slot in sorted(slots, key=lambda key: (isinstance(key, str), key)):
@@ -166,6 +168,9 @@ class Update:
         """Find out where one slot stands."""
         config = _config(service)
         live = [task for task in tasks if is_wanted(task)]
+        has_failed = any(task.status.state.terminal for task in mine)
+        if has_failed:
+            progress.last_done = max(progress.last_done, ended_at(mine[-1]))
         good = [task for task in live if clean.is_clean(task)]
         old = [task for task in live if not clean.is_clean(task)]
         if good:
@@ -173,6 +178,7 @@ class Update:
             if best.status.state < TaskState.RUNNING:
                 # Also when the service was changed anew meanwhile, and whatever is left of the task before.
                 progress.under_way += 1
+                progress.retried += has_failed
                 if old and best in mine and best.status.state < TaskState.ASSIGNED:
                     progress.unplaced.append(old)
             else:
@@ -192,9 +198,8 @@ class Update:
             if not may_restart(view, last, tasks, now):
                 return
             again_at = ended_at(last) + restart_delay(restart_policy(view, last), last)
-            if again_at > now:
-                progress.resting_until.append(again_at)
-                return
+            progress.again.append((again_at, slot))
+            return
         progress.todo.append((slot, old))
 
     # -- deciding
@@ -210,7 +215,8 @@ class Update:
             and len(progress.failed) / total > config.max_failure_ratio
         ):
             return _react(view, service, progress.failed[-1], now)
-        if progress.todo or progress.finish or progress.under_way or now < self._complete_at(service, progress):
+        busy = progress.todo or progress.again or progress.finish or progress.under_way > progress.retried
+        if busy or now < self._complete_at(service, progress):
             return None
         rolled_back = status.state is UpdateState.ROLLBACK_STARTED
         done = _replace(
@@ -233,7 +239,11 @@ class Update:
         for task in progress.finish:
             yield Step(key=service.id, puts=(wanted(task, TaskState.SHUTDOWN),))
         resting = sum(until > now for until in progress.resting_until)
-        room = len(progress.todo) if config.parallelism == 0 else config.parallelism - progress.under_way - resting
+        for again_at, slot in progress.again:
+            if again_at <= now:
+                yield Step(key=service.id, puts=(new_task(service, slot, self._new_id(), now),))
+        at_work = progress.under_way - progress.retried + resting
+        room = len(progress.todo) if config.parallelism == 0 else config.parallelism - at_work
         for slot, old in progress.todo[: max(0, room)]:
             if config.order is UpdateOrder.START_FIRST and old:
                 yield Step(key=service.id, puts=(new_task(service, slot, self._new_id(), now),))
@@ -243,8 +253,8 @@ class Update:
             yield Step(key=service.id, puts=(*(wanted(task, TaskState.SHUTDOWN) for task in old), fresh))
 
     def _next_wake(self, service: Service, progress: _Progress, now: float) -> float | None:
-        ends = [until for until in progress.resting_until if until > now]
-        if not (progress.todo or progress.finish or progress.under_way):
+        ends = [until for until in (*progress.resting_until, *(at for at, _ in progress.again)) if until > now]
+        if not (progress.todo or progress.again or progress.finish or progress.under_way > progress.retried):
             ends.append(self._complete_at(service, progress))
         return min(ends, default=None)
 
