@@ -9,7 +9,7 @@ from services.cli.ages import size, span, timestamp
 from services.cli.tables import manager_words, mode_words, ports_words, task_name
 from services.kit.messages.control import TaskReply
 from services.kit.model.ids import NodeId
-from services.kit.model.objects import Cluster, Node, Service
+from services.kit.model.objects import Cluster, Node, Service, TokenLimits
 from services.kit.model.specs import (
     ContainerSpec,
     Placement,
@@ -53,7 +53,7 @@ def _labels(labels: Mapping[str, str]) -> tuple[str, ...]:
 
 def cluster_page(cluster: Cluster) -> list[str]:
     """Return the page of the cluster, with its join tokens."""
-    spec = cluster.spec
+    spec, tokens = cluster.spec, cluster.root_ca.join_tokens
     return page_lines(
         [
             ("ID", cluster.id),
@@ -68,10 +68,19 @@ def cluster_page(cluster: Cluster) -> list[str]:
             ("Root digest", cluster.root_ca.digest),
             (
                 "Join tokens",
-                [("worker", cluster.root_ca.join_tokens.worker), ("manager", cluster.root_ca.join_tokens.manager)],
+                [
+                    ("worker", _token_words(tokens.worker, tokens.worker_limits)),
+                    ("manager", _token_words(tokens.manager, tokens.manager_limits)),
+                ],
             ),
         ]
     )
+
+
+def _token_words(token: str, limits: TokenLimits) -> str:
+    until = f" until {timestamp(limits.expires_at)}" if limits.expires_at else ""
+    times = "" if limits.uses_left is None else f" for {limits.uses_left} more"
+    return f"{token}{until}{times}"
 
 
 def node_page(node: Node) -> list[str]:

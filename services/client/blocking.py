@@ -52,9 +52,18 @@ class BlockingClusters:
         work = self._clusters.put(version, spec, rotate_worker=rotate_worker, rotate_manager=rotate_manager)
         return self._thread.run(work)
 
-    def rotate_tokens(self, ref: str = DEFAULT, *, worker: bool = False, manager: bool = False) -> Cluster:
-        """Make new join tokens."""
-        return self._thread.run(self._clusters.rotate_tokens(ref, worker=worker, manager=manager))
+    def rotate_tokens(
+        self,
+        ref: str = DEFAULT,
+        *,
+        worker: bool = False,
+        manager: bool = False,
+        lives_s: float = 0.0,
+        uses: int = 0,
+    ) -> Cluster:
+        """Make new join tokens, with limits if they are given."""
+        work = self._clusters.rotate_tokens(ref, worker=worker, manager=manager, lives_s=lives_s, uses=uses)
+        return self._thread.run(work)
 
 
 class BlockingNodes:

@@ -55,13 +55,26 @@ class Clusters:
         )
         return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
 
-    async def rotate_tokens(self, ref: str = DEFAULT, *, worker: bool = False, manager: bool = False) -> Cluster:
-        """Make new join tokens; the old ones let nobody in from then on. Not repeated after an unknown outcome."""
+    async def rotate_tokens(
+        self,
+        ref: str = DEFAULT,
+        *,
+        worker: bool = False,
+        manager: bool = False,
+        lives_s: float = 0.0,
+        uses: int = 0,
+    ) -> Cluster:
+        """Make new join tokens; the old ones let nobody in from then on. Not repeated after an unknown outcome.
+
+        The new ones may be made to end after ``lives_s`` seconds or after letting in ``uses`` nodes; 0 means no such limit.
+        """
         cluster = await self.get(ref)
         request = control.UpdateClusterRequest(
             version=cluster.meta.version,
             spec=cluster.spec,
             rotate_worker_token=worker,
             rotate_manager_token=manager,
+            token_lives_s=lives_s,
+            token_uses=uses,
         )
         return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster

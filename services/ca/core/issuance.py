@@ -61,9 +61,12 @@ def plan_cluster(
     return create(cluster), create(_born(first, availability, remote_addr))
 
 
-def plan_birth(signed: Signed, *, availability: Availability, remote_addr: str) -> tuple[Op, ...]:
-    """Let a node in."""
-    return (create(_born(signed, availability, remote_addr)),)
+def plan_birth(
+    signed: Signed, *, availability: Availability, remote_addr: str, spent: Cluster | None = None
+) -> tuple[Op, ...]:
+    """Let a node in; ``spent`` is the cluster with the use of a token counted."""
+    born = create(_born(signed, availability, remote_addr))
+    return (born,) if spent is None else (born, update(spent))
 
 
 def plan_renewal(node: Node, signed: Signed, *, remote_addr: str) -> tuple[Op, ...]:

@@ -5,6 +5,8 @@ Every refusal is a typed error with the words that the asker reads; what a calle
 
 from __future__ import annotations
 
+import msgspec
+
 from services.ca.core.issuance import node_of_key
 from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Problem
 from services.kit.model import tokens
@@ -16,6 +18,8 @@ from services.kit.state.view import View
 
 CERTIFICATE_VALIDITY_MIN_S = 3600.0
 PUBLIC_KEY_BYTES = 32
+_NEW_TOKEN = "make a new one with `swarmctl cluster update --rotate-join-token`"
+_replace = msgspec.structs.replace
 TLS_VALIDITY_S = 24 * 3600.0
 
 
@@ -27,12 +31,25 @@ def role_of_token(cluster: Cluster, token: str) -> Role:
         return Role.MANAGER
     if asks_for_worker:
         return Role.WORKER
-    problem = Problem(
-        path="token",
-        reason="a valid join token is necessary to join this cluster",
-        hint="it may have been rotated: `swarmctl cluster inspect` shows the current ones",
+    raise _refused(
+        "a valid join token is necessary to join this cluster",
+        "it may have been rotated: `swarmctl cluster inspect` shows the current ones",
     )
-    raise InvalidArgument.of((problem,))
+
+
+def spent_token(cluster: Cluster, role: Role, now: float) -> Cluster | None:
+    """Return the cluster after one use of a role's token, None when uses are not counted; raises InvalidArgument for a dead token."""
+    held = cluster.root_ca.join_tokens
+    limits = held.manager_limits if role is Role.MANAGER else held.worker_limits
+    if limits.expires_at and now >= limits.expires_at:
+        raise _refused("this join token has expired", _NEW_TOKEN)
+    if limits.uses_left is None:
+        return None
+    if limits.uses_left <= 0:
+        raise _refused("this join token has let in as many nodes as it may", _NEW_TOKEN)
+    fewer = _replace(limits, uses_left=limits.uses_left - 1)
+    tokens_left = _replace(held, **{f"{role.value}_limits": fewer})
+    return _replace(cluster, root_ca=_replace(cluster.root_ca, join_tokens=tokens_left))
 
 
 def certified_key(cluster: Cluster, public_key: bytes) -> bytes:
@@ -82,3 +99,7 @@ def certificate_validity_s(spec: ClusterSpec, most_s: float) -> float:
 def tls_validity_s(spec: ClusterSpec, most_s: float) -> float:
     """Return how long a certificate for TLS between gateways lives: a day, or as long as the node's when that is shorter."""
     return min(TLS_VALIDITY_S, certificate_validity_s(spec, most_s))
+
+
+def _refused(reason: str, hint: str) -> InvalidArgument:
+    return InvalidArgument.of((Problem(path="token", reason=reason, hint=hint),))

@@ -111,15 +111,24 @@ class CaApp:
         return _issued(request.cluster_id, root.certificate, signed.node_id, signed.role, signed.certificate)
 
     async def _issue(self, context: Context, request: identity.IssueRequest) -> identity.Issued:
-        """Let a node in that shows a join token. The same key asked twice is the same node."""
+        """Let a node in that shows a join token. The same key asked twice is the same node, and one use of the token."""
+        for _ in range(CONFLICTS_MAX):
+            try:
+                return await self._let_in(context, request)
+            except TransactionConflict as error:
+                self._log.debug("joining was overtaken", cause=str(error))
+        raise Unavailable("the cluster keeps changing: try again")
+
+    async def _let_in(self, context: Context, request: identity.IssueRequest) -> identity.Issued:
         async with self._issuance() as cluster:
             role = policy.role_of_token(cluster, request.token)
             public_key = policy.certified_key(cluster, context.caller.public_key)
             known = node_of_key(await self._ledger.fresh_view(), public_key)
             if known is not None:
                 return _answer_again(cluster, known, role)
+            spent = policy.spent_token(cluster, role, self._runtime.clock.wall())
             signed = self._sign(cluster, NodeId(self._runtime.ids.new("node")), role, public_key)
-            ops = plan_birth(signed, availability=request.availability, remote_addr=request.remote_addr)
+            ops = plan_birth(signed, availability=request.availability, remote_addr=request.remote_addr, spent=spent)
             await self._ledger.commit(ops, timeout_s=self._settings.issue_timeout_s)
         self._log.info("node let in", joined=signed.node_id, role=role.value, addr=context.caller.addr)
         return _issued(cluster.id, cluster.root_ca.ca_cert, signed.node_id, role, signed.certificate)

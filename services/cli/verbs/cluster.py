@@ -55,6 +55,12 @@ def _update_arguments(parser: Parser) -> None:
         metavar="ROLE",
         help="make a new token for worker or manager; the old one lets nobody in any more",
     )
+    parser.add_argument(
+        "--token-lives", metavar="DURATION", help="how long the new tokens let nodes in (default: for ever)"
+    )
+    parser.add_argument(
+        "--token-uses", metavar="NUMBER", help="how many nodes each new token lets in (default: any number)"
+    )
     add_json(parser)
 
 
@@ -66,6 +72,7 @@ async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
     settings = (flags.task_history_limit, flags.dispatcher_heartbeat, flags.cert_expiry)
     if not any(value is not None for value in settings) and not flags.rotate_join_token:
         raise UsageError("there is nothing to change", "see `swarmctl cluster update --help`")
+    lives_s, uses = _token_limits(reading, flags)
     old = await context.client.clusters.get(flags.name)
     _with_settings(reading, old.spec, flags)
     reading.finish()
@@ -74,7 +81,11 @@ async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
         cluster = await context.client.clusters.update(flags.name, lambda spec: _with_settings(Reading(), spec, flags))
     if flags.rotate_join_token:
         cluster = await context.client.clusters.rotate_tokens(
-            flags.name, worker="worker" in flags.rotate_join_token, manager="manager" in flags.rotate_join_token
+            flags.name,
+            worker="worker" in flags.rotate_join_token,
+            manager="manager" in flags.rotate_join_token,
+            lives_s=lives_s,
+            uses=uses,
         )
     if flags.json:
         context.output.line(to_json(cluster))
@@ -85,6 +96,14 @@ async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
     if not flags.rotate_join_token:
         context.output.line(cluster.id)
     return Outcome.OK
+
+
+def _token_limits(reading: Reading, flags: argparse.Namespace) -> tuple[float, int]:
+    for flag, value in (("--token-lives", flags.token_lives), ("--token-uses", flags.token_uses)):
+        if value is not None and not flags.rotate_join_token:
+            reading.refuse(flag, "limits a new token, but none is made", value, "give --rotate-join-token as well")
+    lives_s = reading.one(text.duration_s, flags.token_lives, "--token-lives", 0.0)
+    return lives_s, reading.one(text.whole, flags.token_uses, "--token-uses", 0)
 
 
 def _with_settings(reading: Reading, spec: ClusterSpec, flags: argparse.Namespace) -> ClusterSpec:

@@ -94,6 +94,10 @@ class UpdateClusterRequest(Value, frozen=True, kw_only=True):
     rotate_worker_token: bool = False
     rotate_manager_token: bool = False
     rotate_unlock_key: bool = False
+    token_lives_s: float = 0.0
+    """How long the new tokens let nodes in; 0 means until they are rotated."""
+    token_uses: int = 0
+    """How many nodes each new token lets in; 0 means any number."""
 
 
 class UpdateNodeRequest(Value, frozen=True, kw_only=True):

@@ -238,11 +238,22 @@ class Task(Value, frozen=True, kw_only=True):
     """Generic resources that were dealt to this task."""
 
 
+class TokenLimits(Value, frozen=True, kw_only=True):
+    """How long and how often a join token lets nodes in. Beyond SwarmKit."""
+
+    expires_at: float = 0.0
+    """Wall-clock seconds; 0 means never."""
+    uses_left: int | None = None
+    """None means any number."""
+
+
 class JoinTokens(Value, frozen=True, kw_only=True):
     """The tokens that let a node in, by role."""
 
     worker: str = ""
     manager: str = ""
+    worker_limits: TokenLimits = TokenLimits()
+    manager_limits: TokenLimits = TokenLimits()
 
 
 class RootRotation(Value, frozen=True, kw_only=True):

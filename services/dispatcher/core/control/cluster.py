@@ -8,9 +8,9 @@ import msgspec
 
 from services.dispatcher.core.control.answers import Answer, out_of_sequence
 from services.dispatcher.core.control.refs import find_cluster
-from services.kit.errors import FailedPrecondition, InvalidArgument
+from services.kit.errors import FailedPrecondition, InvalidArgument, Problem
 from services.kit.messages.control import UpdateClusterRequest
-from services.kit.model.objects import Cluster
+from services.kit.model.objects import Cluster, TokenLimits
 from services.kit.model.tokens import SECRET_BYTES, make_token
 from services.kit.model.validate import cluster_problems
 from services.kit.state.transaction import update
@@ -43,10 +43,11 @@ def update_cluster(view: View, request: UpdateClusterRequest, entropy: Entropy, 
     if problems:
         raise InvalidArgument.of(problems)
     tokens, digest = cluster.root_ca.join_tokens, cluster.root_ca.digest
+    limits = _limits(request, now)
     if request.rotate_worker_token:
-        tokens = _replace(tokens, worker=make_token(digest, entropy(SECRET_BYTES)))
+        tokens = _replace(tokens, worker=make_token(digest, entropy(SECRET_BYTES)), worker_limits=limits)
     if request.rotate_manager_token:
-        tokens = _replace(tokens, manager=make_token(digest, entropy(SECRET_BYTES)))
+        tokens = _replace(tokens, manager=make_token(digest, entropy(SECRET_BYTES)), manager_limits=limits)
     fresh = _replace(
         cluster,
         spec=request.spec,
@@ -55,6 +56,21 @@ def update_cluster(view: View, request: UpdateClusterRequest, entropy: Entropy, 
         revoked=tuple(each for each in cluster.revoked if each.expires_at + REVOKED_GRACE_S > now),
     )
     return Answer(ops=(update(fresh),), thing=fresh)
+
+
+def _limits(request: UpdateClusterRequest, now: float) -> TokenLimits:
+    problems = [
+        Problem(path=path, reason="must not be negative", value=str(value))
+        for path, value in (("token_lives_s", request.token_lives_s), ("token_uses", request.token_uses))
+        if value < 0
+    ]
+    limited = request.token_lives_s or request.token_uses
+    if limited and not (request.rotate_worker_token or request.rotate_manager_token):
+        problems.append(Problem(path="token_uses", reason="limits a new token, but none is made"))
+    if problems:
+        raise InvalidArgument.of(tuple(problems))
+    expires_at = now + request.token_lives_s if request.token_lives_s else 0.0
+    return TokenLimits(expires_at=expires_at, uses_left=request.token_uses or None)
 
 
 def _unlock_key(cluster: Cluster, request: UpdateClusterRequest, entropy: Entropy) -> bytes:
