@@ -47,6 +47,9 @@ def _update_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dispatcher-heartbeat", "--heartbeatperiod", metavar="DURATION", help="how often agents report"
     )
+    parser.add_argument(
+        "--forget-nodes-after", metavar="DURATION", help="remove workers that have been down for so long, 0 for never"
+    )
     parser.add_argument("--cert-expiry", "--certexpiry", metavar="DURATION", help="how long certificates are valid")
     parser.add_argument(
         "--rotate-join-token",
@@ -69,7 +72,7 @@ async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
     for role in flags.rotate_join_token:
         if role not in {"worker", "manager"}:
             reading.refuse("--rotate-join-token", "is not a role", role, "use worker or manager")
-    settings = (flags.task_history_limit, flags.dispatcher_heartbeat, flags.cert_expiry)
+    settings = (flags.task_history_limit, flags.dispatcher_heartbeat, flags.forget_nodes_after, flags.cert_expiry)
     if not any(value is not None for value in settings) and not flags.rotate_join_token:
         raise UsageError("there is nothing to change", "see `swarmctl cluster update --help`")
     lives_s, uses = _token_limits(reading, flags)
@@ -116,10 +119,13 @@ def _with_settings(reading: Reading, spec: ClusterSpec, flags: argparse.Namespac
     heartbeat_s = reading.one(
         text.duration_s, flags.dispatcher_heartbeat, "--dispatcher-heartbeat", spec.dispatcher.heartbeat_period_s
     )
+    ghosts_s = reading.one(
+        text.duration_s, flags.forget_nodes_after, "--forget-nodes-after", spec.orchestration.ghost_nodes_after_s
+    )
     expiry_s = reading.one(text.duration_s, flags.cert_expiry, "--cert-expiry", spec.ca.node_cert_expiry_s)
     changed = replace(
         spec,
-        orchestration=replace(spec.orchestration, task_history_retention_limit=history),
+        orchestration=replace(spec.orchestration, task_history_retention_limit=history, ghost_nodes_after_s=ghosts_s),
         dispatcher=replace(spec.dispatcher, heartbeat_period_s=heartbeat_s),
         ca=replace(spec.ca, node_cert_expiry_s=expiry_s),
     )

@@ -18,7 +18,7 @@ from services.kit.store.replica import Batch
 
 BATCHES_MAX = 16_384
 """Transactions that are remembered for watchers; one that is further behind must list again."""
-EVENTS_MAX = 100_000
+EVENTS_MAX = 40_000
 """Changes of objects that are remembered, in all transactions together."""
 
 

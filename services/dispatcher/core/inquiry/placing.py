@@ -41,9 +41,17 @@ class Placings:
     def __init__(self, view: Picture) -> None:
         self._view = view
         self._scheduler: Scheduler | None = None
+        self._answers: dict[tuple[str, int, str | None], Placing | None] = {}
+        """Tasks of a group that were made for no node, or for the same, have one answer."""
 
     def of(self, task: Task) -> Placing | None:
         """Return why a waiting task is not placed, None when its template is gone."""
+        key = (task.service_id, task.spec_version, task.node_id)
+        if key not in self._answers:
+            self._answers[key] = self._answer(task)
+        return self._answers[key]
+
+    def _answer(self, task: Task) -> Placing | None:
         if self._scheduler is None:
             self._scheduler = Scheduler()
             self._scheduler.begin(self._view)
