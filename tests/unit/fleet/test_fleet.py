@@ -8,7 +8,8 @@ from services.dispatcher.core.fleet.group import CPU, Group, needs_of
 from services.dispatcher.core.fleet.ledger import Ledger, Placement
 from services.dispatcher.core.fleet.planner import plan, undo
 from services.kit.model.ids import NodeId, ServiceId, TaskId
-from services.kit.model.specs import GenericResource
+from services.kit.model.specs import Annotations, GenericResource, NodeSpec
+from services.kit.model.states import Protocol
 from tests.support import fleets
 from tests.support.convergence import a_node
 
@@ -61,6 +62,20 @@ def test_an_undone_plan_leaves_no_trace() -> None:
     undo(fleet, plan(fleet, WEB, 7, 0.0))
     assert fleets.picture_of(fleet) == before
     fleets.check(fleet)
+
+
+def test_a_failing_node_in_a_branch_that_is_asked_twice_gets_one_task_with_a_host_port() -> None:
+    ports = ((80, Protocol.TCP),)
+    group = Group(service=ServiceId("web"), name="web", host_ports=ports, preferences=("node.labels.dc",))
+    fleet = Fleet()
+    for number, dc in enumerate("abbb"):
+        fleet.put(a_node(f"n{number}", spec=NodeSpec(annotations=Annotations(labels={"dc": dc}))))
+    for name in ("n1", "n2", "n3"):
+        for _ in range(FAILURES_MAX):
+            fleet.failures.add(group.key, fleet.row_of[NodeId(name)], 0.0)
+    planned = plan(fleet, group, 5, 0.0)
+    assert planned.short == 1
+    assert set(planned.rows.values()) == {1}
 
 
 def test_ties_do_not_follow_the_order_in_which_nodes_joined_and_the_seed_decides_them() -> None:

@@ -54,7 +54,7 @@ class Draft:
         for dimension, amount, _ in self._needs:
             wanted = min(wanted, dimension.free[row] // amount)
         if self.at_most_once:
-            wanted = min(wanted, 1)
+            wanted = min(wanted, 1 - self.taken.get(row, 0))
         if wanted > 0 and self.group.max_replicas:
             wanted = min(wanted, self.group.max_replicas - self.tasks_on(row))
         return max(wanted, 0)

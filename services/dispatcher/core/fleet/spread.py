@@ -131,7 +131,7 @@ def _by_failures(draft: Draft, left: int, rows: Bits) -> int:
         failures, tasks, _, row = heap[0]
         draft.take(row)
         left -= 1
-        if draft.room(row, 1) and not draft.at_most_once:
+        if draft.room(row, 1):
             heapreplace(heap, (failures, tasks + 1, levels[row], row))
         else:
             heappop(heap)
