@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
+import tarfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,15 @@ from services.kit.errors import PermissionDenied
 from services.kit.messages.logs import LogBatch, LogLine
 from services.kit.model.ids import ServiceId
 from services.kit.model.objects import Service
-from services.kit.model.specs import GenericResource, Replicated, ReplicatedJob, Ulimit
+from services.kit.model.specs import (
+    Annotations,
+    ConfigSpec,
+    GenericResource,
+    Replicated,
+    ReplicatedJob,
+    SecretSpec,
+    Ulimit,
+)
 from services.kit.model.states import Availability, LogStream, Role, TaskState
 from services.kit.state.transaction import update
 from swarmbus import BlockingClient, service_spec
@@ -343,6 +353,30 @@ def test_a_stack_keeps_its_secrets_and_configs(
     assert main(["stack", "rm", "app"]) == 0
     assert [each.superseded_by is not None for each in served.state.secrets.values()] == [True]
     assert not served.state.configs
+
+
+def test_a_support_bundle_tells_much_and_no_secret(
+    served: ControlServer, tmp_path: Path, capsys: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["-e", "TOKEN=hush1", "--log-opt", "key=hush2", "--driver-opt", "network=bridge"]
+    assert main(["service", "create", "-d", "--name", "web", *words, "nginx", "serve", "--password", "hush3"]) == 0
+    with BlockingClient() as client:
+        annotations = Annotations(name="s")
+        client.secrets.create(SecretSpec(annotations=annotations, data=b"hush4"))
+        client.configs.create(ConfigSpec(annotations=annotations, data=b"hush5"))
+    file = tmp_path / "bundle.tar.gz"
+    capsys.readouterr()
+    assert main(["support-bundle", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    with tarfile.open(file) as tar:
+        texts = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}  # type: ignore[union-attr]
+    assert {"nodes", "services", "tasks", "cluster"} <= {Path(name).stem for name in texts}
+    everything = "".join(texts.values())
+    assert "nginx" in everything
+    assert "TOKEN=(redacted)" in everything
+    for hidden in ("hush", "SWMTKN", base64.b64encode(b"hush4").decode(), base64.b64encode(b"hush5").decode()):
+        assert hidden not in everything
+    assert main(["support-bundle", str(tmp_path / "no" / "where.tar.gz")]) == Outcome.FAILED
 
 
 def test_stacks_are_listed_with_their_tasks(served: ControlServer, tmp_path: Path, capsys: Text) -> None:
