@@ -69,8 +69,8 @@ def read_service(value: object, old: ServiceSpec | None, *, registry_auth: str =
             annotations=annotations,
             task=_task(body.child("TaskTemplate"), base.task, network, registry_auth),
             mode=_mode(body.child("Mode"), base.mode),
-            update=_update(body.child("UpdateConfig")),
-            rollback=_update(body.child("RollbackConfig")),
+            update=_update(body.child("UpdateConfig"), base.update),
+            rollback=_update(body.child("RollbackConfig"), base.rollback),
             endpoint=_endpoint(body.child("EndpointSpec"), base.endpoint),
         )
 
@@ -94,7 +94,7 @@ def _task(body: Body, old: TaskSpec, network: str, registry_auth: str) -> TaskSp
         ),
         resources=_requirements(body.child("Resources")),
         restart=_restart(body.child("RestartPolicy"), old.restart),
-        placement=_placement(body.child("Placement")),
+        placement=_placement(body.child("Placement"), old.placement),
         log_driver=_driver(body.child("LogDriver")),
         force_update=body.number("ForceUpdate"),
     )
@@ -127,7 +127,7 @@ def _container(body: Body, old: ContainerSpec) -> ContainerSpec:
         read_only=body.flag("ReadOnly"),
         stop_signal=body.text("StopSignal"),
         stop_grace_period_s=body.seconds("StopGracePeriod", 10.0),
-        mounts=tuple(_mount(each) for each in body.children("Mounts")),
+        mounts=tuple(_mount(each, {mount.target: mount for mount in old.mounts}) for each in body.children("Mounts")),
         secrets=tuple(_secret(each) for each in body.children("Secrets")),
         configs=tuple(_config(each) for each in body.children("Configs")),
         health_check=_health(body.child("Healthcheck")) if body.has("Healthcheck") else None,
@@ -153,14 +153,16 @@ def _privileges(body: Body, old: Privileges) -> Privileges:
     return replace(old, no_new_privileges=body.flag("NoNewPrivileges"))
 
 
-def _mount(body: Body) -> Mount:
+def _mount(body: Body, kept: dict[str, Mount]) -> Mount:
+    """Return a mount; what Docker cannot say of it stays as it was."""
     kind = _choice(MountType, body.text("Type"), "Mounts.Type")
     bind, volume, tmpfs = body.child("BindOptions"), body.child("VolumeOptions"), body.child("TmpfsOptions")
     driver = volume.child("DriverConfig")
-    return Mount(
+    target = body.text("Target")
+    return replace(
+        kept.get(target, Mount(target=target)),
         type=kind,
         source=body.text("Source"),
-        target=body.text("Target"),
         read_only=body.flag("ReadOnly"),
         consistency=body.text("Consistency"),
         propagation=bind.text("Propagation"),
@@ -246,8 +248,9 @@ def _restart(body: Body, old: RestartPolicy) -> RestartPolicy:
     )
 
 
-def _placement(body: Body) -> Placement:
-    return Placement(
+def _placement(body: Body, old: Placement) -> Placement:
+    return replace(
+        old,
         constraints=body.texts("Constraints"),
         preferences=tuple(
             SpreadPreference(descriptor=each.child("Spread").text("SpreadDescriptor"))
@@ -264,9 +267,10 @@ def _driver(body: Body) -> DriverConfig:
     return DriverConfig(name=body.text("Name"), options=body.mapping("Options"))
 
 
-def _update(body: Body) -> UpdateConfig:
+def _update(body: Body, old: UpdateConfig) -> UpdateConfig:
     usual = UpdateConfig()
-    return UpdateConfig(
+    return replace(
+        old,
         parallelism=body.number("Parallelism", usual.parallelism),
         delay_s=body.seconds("Delay"),
         failure_action=_choice(FailureAction, body.text("FailureAction") or "pause", "FailureAction"),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import NewType, Union, get_args, get_origin
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +136,44 @@ FULL = ServiceSpec(
 
 def through_json(spec: ServiceSpec) -> object:
     return json.loads(json.dumps(service_spec(spec)))
+
+
+def filled(kind: object, name: str = "x") -> object:
+    """Return a value that differs from the usual one in every field, whatever fields the model has by now."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in {UnionType, Union}:
+        return filled(next(each for each in arguments if each is not NoneType), name)
+    if origin is tuple:
+        return (filled(arguments[0], name),)
+    if origin is dict:
+        return {"k": "v"}
+    if isinstance(kind, NewType):
+        return name
+    assert isinstance(kind, type), kind
+    if issubclass(kind, Mount):
+        return Mount(type=MountType.TMPFS, target="/d", tmpfs_size_bytes=7, tmpfs_mode=7, tmpfs_options="noexec")
+    if issubclass(kind, msgspec.Struct):
+        return kind(**{field.name: filled(field.type, field.name) for field in msgspec.structs.fields(kind)})
+    if issubclass(kind, StrEnum):
+        return list(kind)[-1]
+    return {str: name, int: 7, float: 2.5, bool: True, bytes: b"x"}[kind]
+
+
+def test_no_field_of_the_model_is_lost_however_many_there_are() -> None:
+    """A field that Docker's words cannot say must come from the spec that is changed; this fails when a new one is forgotten."""
+    spec = filled(ServiceSpec)
+    assert isinstance(spec, ServiceSpec)
+    container = replace(spec.task.container, hosts=("10.0.0.1 db",))
+    task = replace(spec.task, container=container, driver_options={"network": "host", "k": "v"})
+    generic = (GenericResource(kind="gpu", count=2), GenericResource(kind="fpga", names=("a",)))
+    needs = replace(
+        task.resources,
+        limits=replace(task.resources.limits, generic=generic),
+        reservations=replace(task.resources.reservations, generic=generic),
+    )
+    for mode in (Replicated(replicas=7), filled(ReplicatedJob), filled(GlobalJob), Global()):
+        wanted = replace(spec, task=replace(task, resources=needs), mode=mode)
+        assert read_service(through_json(wanted), wanted) == wanted
 
 
 @pytest.mark.parametrize(
