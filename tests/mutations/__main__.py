@@ -45,6 +45,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="swb-planted") as home:
         tree = Path(home)
         _copy(tree)
+        broken = [
+            test for test in sorted({test for bug in chosen for test in bug.tests}) if _fails(tree, _pytest(test))
+        ]
+        if broken:
+            sys.stdout.write(f"these fail without any bug: {', '.join(broken)}\n")
+            return 2
         for bug in chosen:
             if not applies(bug):
                 stale += 1
@@ -92,7 +98,11 @@ def _try(tree: Path, bug: Planted, *, simulator: bool) -> str:
         path.write_text(sound, encoding="utf-8")
 
 
-def _fails(tree: Path, command: list[str], within_s: float) -> bool:
+def _pytest(test: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+
+
+def _fails(tree: Path, command: list[str], within_s: float = TESTS_WITHIN_S) -> bool:
     """Run something in the copy; a run that hangs has found something as well."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:

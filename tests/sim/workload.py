@@ -1,7 +1,6 @@
 """Users: they create, change, scale and remove services, drain nodes, and read and write registers; what they are told is kept.
 
-A register is a label of a service without tasks, written with the version that was read: the histories of registers are judged for
-linearizability. A run's users are as lively as its seed says.
+The histories of registers (``support/registers.py``) are judged for linearizability. A run's users are as lively as its seed says.
 """
 
 from __future__ import annotations
@@ -17,10 +16,8 @@ from msgspec.structs import replace
 from services.client.client import Client
 from services.client.line import ControlLine
 from services.kit.bus.memory import MemoryBus
-from services.kit.errors import Conflict, DeadlineExceeded, SwarmError, Unavailable
-from services.kit.messages import control
+from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.model.ids import ServiceId
-from services.kit.model.objects import Service
 from services.kit.model.specs import (
     Annotations,
     ContainerSpec,
@@ -39,7 +36,7 @@ from services.kit.model.specs import (
 )
 from services.kit.model.states import Availability, FailureAction, RestartCondition, UpdateOrder
 from services.kit.runtime.ids import SeededIds
-from tests.support.linearizability import FOREVER, Kind, Operation
+from tests.support.registers import Registers
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -49,7 +46,6 @@ REGISTERS = 2
 SERVICES_MAX = 6
 CALL_TIMEOUT_S = 6.0
 CPU = 1_000_000_000
-VALUE = "value"
 FLAKY = "flaky"
 """Label of services whose tasks may end by themselves: nobody waits for them to converge."""
 
@@ -72,10 +68,9 @@ class Workload:
         self._pause_s = self._rng.choice((0.1, 0.4, 1.0))
         self._users = users
         self._names = 0
-        self._values = 0
         self._services: dict[str, ServiceId] = {}
         self.acknowledged = Acknowledged()
-        self.history: list[Operation] = []
+        self.registers = Registers(REGISTERS, world.loop.time)
         self.done: dict[str, int] = {}
         self.failed: dict[str, int] = {}
         self._ids = SeededIds(random.Random(f"{world.seed}/users/ids").getrandbits(48))
@@ -85,8 +80,8 @@ class Workload:
     async def prepare(self) -> None:
         """Make the registers and set the cluster up, before anything goes wrong."""
         async with self._client(self._world.managers[0]) as client:
-            for number in range(REGISTERS):
-                await client.services.create(_register(number, 0))
+            for key in self.registers.keys:
+                await client.services.create(self.registers.spec(key))
             interval = self._rng.choice((20, 60, 10_000))
             raft = RaftConfig(snapshot_interval=interval, log_entries_for_slow_followers=self._rng.choice((0, 5, 500)))
             orchestration = OrchestrationConfig(task_history_retention_limit=self._rng.choice((1, 5)))
@@ -198,53 +193,19 @@ class Workload:
 
     async def read(self, rng: random.Random, node: SimNode) -> None:
         """Read a register."""
-        key = f"register{rng.randrange(REGISTERS)}"
         line = self._line(node)
-        called = self._world.loop.time()
         try:
-            service = await _get(line, key)
+            await self.registers.read(line, rng.choice(self.registers.keys))
         finally:
             await line.close()
-        self._record(key, Kind.READ, called, value=_value(service.spec))
 
     async def write(self, rng: random.Random, node: SimNode) -> None:
         """Read a register and write it with the version that was read."""
-        key = f"register{rng.randrange(REGISTERS)}"
         line = self._line(node)
-        called = self._world.loop.time()
         try:
-            service = await _get(line, key)
-            seen = _value(service.spec)
-            self._record(key, Kind.READ, called, value=seen)
-            await asyncio.sleep(rng.choice((0.0, 0.0, 0.3)))
-            self._values += 1
-            value = self._values
-            request = control.UpdateServiceRequest(
-                service_id=service.id, version=service.meta.version, spec=_register(int(key[-1]), value)
-            )
-            called = self._world.loop.time()
-            try:
-                await line.call(control.UPDATE_SERVICE, request)
-            except Conflict:
-                return
-            except SwarmError as error:
-                if error.details.maybe_executed or isinstance(error, DeadlineExceeded):
-                    self._record(key, Kind.CAS, called, value=value, expected=seen, known=False)
-                raise
-            except asyncio.CancelledError:
-                self._record(key, Kind.CAS, called, value=value, expected=seen, known=False)
-                raise
-            self._record(key, Kind.CAS, called, value=value, expected=seen)
+            await self.registers.write(line, rng.choice(self.registers.keys), pause_s=rng.choice((0.0, 0.0, 0.3)))
         finally:
             await line.close()
-
-    def _record(
-        self, key: str, kind: Kind, called: float, *, value: int, expected: int | None = None, known: bool = True
-    ) -> None:
-        returned = self._world.loop.time() if known else FOREVER
-        self.history.append(
-            Operation(key=key, kind=kind, called=called, returned=returned, value=value, expected=expected)
-        )
 
     def _some_service(self, rng: random.Random) -> str:
         return rng.choice(sorted(self._services)) if self._services else ""
@@ -262,22 +223,6 @@ ACTS: tuple[tuple[str, Act, float], ...] = (
     ("read", Workload.read, 2.0),
     ("write", Workload.write, 3.0),
 )
-
-
-async def _get(line: ControlLine, ref: str) -> Service:
-    return (await line.call(control.GET_SERVICE, control.GetRequest(ref=ref))).service
-
-
-def _register(number: int, value: int) -> ServiceSpec:
-    return ServiceSpec(
-        annotations=Annotations(name=f"register{number}", labels={VALUE: str(value)}),
-        mode=Replicated(replicas=0),
-        task=TaskSpec(driver="fake"),
-    )
-
-
-def _value(spec: ServiceSpec) -> int:
-    return int(spec.annotations.labels[VALUE])
 
 
 def _service(name: str, rng: random.Random) -> ServiceSpec:

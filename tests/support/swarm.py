@@ -77,6 +77,8 @@ class SwarmNode:
         self.lines: list[str] = []
         self.was_cut = False
         """True once a process was killed: its data plane may live on for a while, to be adopted."""
+        self.wrapper: tuple[str, ...] = ()
+        """What the supervisor is run by, for example a command that puts it into a network of its own."""
         self._options = options
         self._environment = environment
         self._process: subprocess.Popen[str] | None = None
@@ -85,18 +87,20 @@ class SwarmNode:
 
     # -- life
 
-    def start(self, *, wait: bool = True) -> Self:
-        """Run ``supervisor up``; returns when the node is ready."""
+    def start(self, *more: str, wait: bool = True) -> Self:
+        """Run ``supervisor up``, this time with these options as well; returns when the node is ready."""
         assert self._process is None, f"{self.name} runs already"
         with self._heard:
             self.lines.clear()
         self._process = subprocess.Popen(
             [
+                *self.wrapper,
                 *SUPERVISOR,
                 "up",
                 *("--state-dir", str(self.state_dir), "--listen-remote-api", self.remote_api),
                 *("--hostname", self.name, "--log-level", "debug"),
                 *self._options,
+                *more,
             ],
             env={**clean_environment(), **self._environment},
             cwd=ROOT,

@@ -21,5 +21,5 @@ def judge(world: World, workload: Workload) -> None:
             raise Broken(LOST, f"service {name} was removed and is there")
         if name not in told.maybe_removed and not is_there:
             raise Broken(LOST, f"service {name} was created and is not there")
-    for violation in check(workload.history, initial=0):
+    for violation in check(workload.registers.history, initial=0):
         raise Broken(LINEARIZABLE, str(violation))
