@@ -130,10 +130,6 @@ class NodeSettings(BaseSettings):
             raise ValueError("election_tick must be greater than heartbeat_tick")
         if self.join_token.get_secret_value() and not self.join_addr:
             raise ValueError("join_token needs join_addr: the address of a manager of that cluster")
-        if self.join_addr and self.force_new_cluster:
-            raise ValueError(
-                "force_new_cluster makes a cluster of this node alone, join_addr joins another: choose one"
-            )
         return self
 
     @property

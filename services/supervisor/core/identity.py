@@ -70,6 +70,30 @@ def plan_identity(found: Found, *, token_digest: str) -> IdentityPlan:
     return Bootstrap()
 
 
+def lost_store(found: Found, *, is_manager: bool, knows_others: bool) -> str:
+    """Return why a node with an identity cannot go on without its store, empty when it can.
+
+    A manager that was cut off before it had a store gets one: the first of a cluster still has the root's key, others know managers to join.
+    """
+    if not is_manager or found.store or found.root_key or knows_others:
+        return ""
+    return (
+        "raft/ is empty although this node is a manager, and no other manager is known: starting would make an empty cluster under the "
+        "name of the old one. Bring raft/ back, or bring back state.json if there are other managers"
+    )
+
+
+def cannot_force(plan: IdentityPlan, *, is_manager: bool) -> str:
+    """Return why a new cluster cannot be forced from this directory, empty when it can or when there is no cluster yet."""
+    match plan:
+        case Join():
+            return "there is no cluster in this state directory that --force-new-cluster could go on with: leave it out to join one"
+        case Load() if not is_manager:
+            return "--force-new-cluster needs the state directory of a manager, and this node is a worker"
+        case _:
+            return ""
+
+
 def _whole(found: Found) -> IdentityPlan:
     missing = [
         name

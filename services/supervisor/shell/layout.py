@@ -30,6 +30,7 @@ class Layout:
         self.state_file = state_dir / "state.json"
         self._raft = state_dir / "raft"
         self._made = False
+        self._made_run = False
         self._claimed = False
         self._lock = FileLock(state_dir / ".lock", "a supervisor")
 
@@ -37,6 +38,7 @@ class Layout:
         """Make the directory and lock it; raises FailedPrecondition when it is in use or cannot be written."""
         try:
             self._made = not self.state_dir.exists()
+            self._made_run = not self.run_dir.exists()
             make_directory(self.state_dir)
             self._lock.acquire()
             self._claimed = True
@@ -62,7 +64,8 @@ class Layout:
         """Undo ``claim`` for a node that never came to be: what is still empty goes, what was there before stays."""
         if not self._claimed:
             return
-        shutil.rmtree(self.run_dir, ignore_errors=True)
+        if self._made_run:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
         for name, _ in DIRECTORIES:
             _remove_empty(self.state_dir / name)
         if self._made and {path.name for path in self.state_dir.iterdir()} == {".lock"}:

@@ -19,9 +19,10 @@ from services.kit.bus.api import LocalAddress
 from services.kit.bus.identity import Identity
 from services.kit.bus.ports import node_ports
 from services.kit.bus.zmq import ZmqBus
-from services.kit.errors import FailedPrecondition, SwarmError, Unavailable
+from services.kit.errors import DataLoss, FailedPrecondition, SwarmError, Unavailable
 from services.kit.lifecycle.exit_codes import ExitCode
 from services.kit.messages import control
+from services.kit.messages.method import MANAGER
 from services.kit.messages.supervise import NodeReport, StatusReply
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Role
@@ -32,7 +33,16 @@ from services.kit.runtime.ids import IdSource
 from services.kit.runtime.log import Log, set_node
 from services.kit.runtime.tasks import TaskOwner
 from services.supervisor.config import TICK_S, NodeSettings
-from services.supervisor.core.identity import Bootstrap, Join, Load, Refuse, plan_identity
+from services.supervisor.core.identity import (
+    Bootstrap,
+    IdentityPlan,
+    Join,
+    Load,
+    Refuse,
+    cannot_force,
+    lost_store,
+    plan_identity,
+)
 from services.supervisor.core.plan import MANAGER_STOP_STAGES, STOP_STAGES, optional, wanted
 from services.supervisor.shell.addresses import advertised, check_free
 from services.supervisor.shell.board import Board
@@ -233,17 +243,26 @@ class Node:
         """Get an identity; children that will be needed in any case start meanwhile."""
         token = self._settings.join_token.get_secret_value()
         token_digest = parse_token(token).digest if token else ""
-        match plan_identity(self._enrolment.found(has_store=self._layout.has_store()), token_digest=token_digest):
+        found = self._enrolment.found(has_store=self._layout.has_store())
+        plan = plan_identity(found, token_digest=token_digest)
+        match plan:
             case Refuse(reason=reason):
                 raise FailedPrecondition(reason)
             case Load():
-                self._adopt(self._enrolment.load(), load_managers(self._layout.state_file))
+                identity, managers = self._enrolment.load(), load_managers(self._layout.state_file)
+                others = any(peer.node_id != identity.node_id for peer in managers)
+                self._check_force(plan, identity)
+                lost = lost_store(found, is_manager=identity.role == MANAGER, knows_others=others)
+                if lost:
+                    raise DataLoss(lost)
+                self._adopt(identity, managers)
             case Bootstrap():
                 self._children.start(wanted(Role.MANAGER))
                 self._board.begin_bootstrap()
                 await self._until_ready("ca")
                 self._adopt(await self._enrolment.bootstrap(self._socket("ca")), ())
             case Join():
+                self._check_force(plan, None)
                 self._children.start(wanted(None))
                 identity, managers = await self._enrolment.join(
                     token=token,
@@ -252,6 +271,11 @@ class Node:
                     remote_addr=self._board.facts.remote_addr,
                 )
                 self._adopt(identity, managers)
+
+    def _check_force(self, plan: IdentityPlan, identity: Identity | None) -> None:
+        why_not = cannot_force(plan, is_manager=identity is not None and identity.role == MANAGER)
+        if self._settings.force_new_cluster and why_not:
+            raise FailedPrecondition(why_not)
 
     def _adopt(self, identity: Identity, managers: tuple[ManagerPeer, ...]) -> None:
         set_node(identity.node_id)

@@ -6,7 +6,17 @@ from itertools import product
 
 import pytest
 
-from services.supervisor.core.identity import Bootstrap, Found, IdentityPlan, Join, Load, Refuse, plan_identity
+from services.supervisor.core.identity import (
+    Bootstrap,
+    Found,
+    IdentityPlan,
+    Join,
+    Load,
+    Refuse,
+    cannot_force,
+    lost_store,
+    plan_identity,
+)
 
 WHOLE = Found(root_certificate=True, node_certificate=True, node_key=True, root_digest="ours")
 
@@ -69,3 +79,20 @@ def test_a_store_never_gets_a_new_identity() -> None:
         )
         for token in ("", "ours", "theirs"):
             assert isinstance(plan(found, token), Load | Refuse)
+
+
+def test_a_manager_needs_its_store_unless_it_can_still_come_by_one() -> None:
+    whole = {"root_certificate": True, "node_certificate": True, "node_key": True}
+    lost = Found(**whole)  # type: ignore[arg-type]
+    assert "raft/ is empty" in lost_store(lost, is_manager=True, knows_others=False)
+    assert not lost_store(lost, is_manager=False, knows_others=False)
+    assert not lost_store(lost, is_manager=True, knows_others=True)
+    assert not lost_store(Found(**whole, root_key=True), is_manager=True, knows_others=False)  # type: ignore[arg-type]
+    assert not lost_store(Found(**whole, store=True), is_manager=True, knows_others=False)  # type: ignore[arg-type]
+
+
+def test_a_new_cluster_is_forced_only_from_a_managers_directory() -> None:
+    assert not cannot_force(Load(), is_manager=True)
+    assert not cannot_force(Bootstrap(), is_manager=False)
+    assert "worker" in cannot_force(Load(), is_manager=False)
+    assert "no cluster" in cannot_force(Join(), is_manager=False)

@@ -58,7 +58,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         {"listen_remote_api": "127.0.0.1:65534"},
         {"join_addr": ("nowhere",)},
         {"join_token": "SWMTKN-x"},
-        {"join_addr": ("a:1",), "force_new_cluster": "true"},
         {"election_tick": "2", "heartbeat_tick": "2"},
         {"log_level": "loud"},
         {"state_dir": "/" + "d" * 100},
