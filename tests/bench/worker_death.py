@@ -8,6 +8,7 @@ after 16.7–22.7 s (four nodes, twelve replicas).
 
 from __future__ import annotations
 
+import select
 import statistics
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def until(condition: Callable[[], object], began: float) -> float:
     """Return the seconds since ``began`` at which the condition holds."""
     while not condition():
         assert time.perf_counter() - began < PATIENCE_S, "it takes too long"
-        time.sleep(ASK_S)
+        select.select([], [], [], ASK_S)
     return time.perf_counter() - began
 
 
@@ -83,7 +84,7 @@ def main(rounds: int = 3) -> None:
             for period_s in (5.0, 0.5):
                 config = DispatcherConfig(heartbeat_period_s=period_s)
                 client.clusters.update("default", lambda spec, config=config: replace(spec, dispatcher=config))  # type: ignore[misc]
-                time.sleep(6.0)  # every agent has beaten once more, and knows the new period
+                select.select([], [], [], 6.0)  # every agent has beaten once more, and knows the new period
                 figures = [bench(client, workers[number % WORKERS]) for number in range(rounds)]
                 down, moved, back = (statistics.median(each) for each in zip(*figures, strict=True))
                 spread = f"{min(f[1] for f in figures):.2f}–{max(f[1] for f in figures):.2f}"
