@@ -161,9 +161,10 @@ async def _converge(world: World) -> float:
     world.quiet_since = began = world.loop.time()
     calm_since: float | None = None
     while True:
+        index = world.reference.index
         await asyncio.sleep(LOOK_EVERY_S)
         now = world.loop.time()
-        what = missing(world)
+        what = missing(world, index)
         if what:
             if calm_since is not None:
                 world.trace.note("world", f"not calm: {what[0]}")

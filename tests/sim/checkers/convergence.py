@@ -15,10 +15,13 @@ from tests.sim.world import World
 PROMISE = "the swarm converges when faults stop"
 
 
-def missing(world: World) -> list[str]:
-    """Return what keeps the swarm from being as it should be; empty when nothing does."""
+def missing(world: World, index: int) -> list[str]:
+    """Return what keeps the swarm from being as it should be; empty when nothing does.
+
+    ``index`` is that of an entry which was committed a moment ago: every member must have applied it.
+    """
     state = world.reference.state
-    found = _managers(world) + _nodes(world, state)
+    found = _managers(world, index) + _nodes(world, state)
     running: dict[TaskId, str] = {
         task_id: node.name for node in world.nodes.values() if not node.removed for task_id in running_tasks(node)
     }
@@ -33,13 +36,13 @@ def missing(world: World) -> list[str]:
     return found + _routes(world, state)
 
 
-def _managers(world: World) -> list[str]:
+def _managers(world: World, index: int) -> list[str]:
     if world.leader() is None:
         return ["no manager leads"]
     found = []
     for node in world.managers:
         member = world.member(node)
-        if member is None or member.machine.applied_index != world.reference.index:
+        if member is None or member.machine.applied_index < index:
             found.append(f"{node.name} has not applied everything")
     return found
 
