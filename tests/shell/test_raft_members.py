@@ -193,6 +193,35 @@ def test_a_member_leaves_and_the_rest_go_on(tmp_path: Path) -> None:
     run_homes(tmp_path, scenario)
 
 
+def test_a_member_that_was_away_catches_up_from_a_leader_whose_address_it_never_heard(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (away, _) = await join_three(homes)
+        await away.kill()
+        await homes.grow("d")
+        await call(leader, store.TRANSFER, store.TransferRequest(to=NodeId("d")))
+        newcomer = homes.all["d"]
+        await homes.until(newcomer, lambda status: status.ready)
+        await newcomer.client().propose([node("x")])
+        await away.start()
+        await homes.until(away, lambda status: status.version == 1 and status.leader == "d")
+        await versions_equal(homes, "a", "b", "c", "d")
+
+    run_homes(tmp_path, scenario)
+
+
+def test_a_removed_member_does_not_join_again_with_what_it_remembers(tmp_path: Path) -> None:
+    async def scenario(homes: Homes) -> None:
+        leader, (leaving, _) = await join_three(homes)
+        assert leaving.app is not None
+        remembered = leaving.app._record
+        await call(leader, store.LEAVE, store.LeaveRequest(node_id=NodeId(leaving.name)))
+        assert leader.app is not None
+        with pytest.raises(FailedPrecondition, match="was removed"):
+            await leader.app._roster.join(remembered)
+
+    run_homes(tmp_path, scenario)
+
+
 def test_a_removed_member_that_comes_back_is_told_so_and_disturbs_nobody(tmp_path: Path) -> None:
     async def scenario(homes: Homes) -> None:
         leader, (leaving, _) = await join_three(homes)

@@ -113,7 +113,7 @@ class Behind(Message, tag=13, frozen=True):
 
 
 class Introduction(Message, tag=14, frozen=True):
-    """A leader tells a joiner, which has no list of members yet, where to send its answers."""
+    """Sent on every new link: where to send answers. A joiner has no list of members yet, and that of a member may be old."""
 
     member: MemberRecord
 

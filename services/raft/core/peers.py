@@ -37,6 +37,11 @@ class Peers:
         peer = self._peers.get(node_id)
         return float("-inf") if peer is None else peer.heard_at
 
+    def incarnation(self, node_id: NodeId) -> str:
+        """Return which log directory speaks; empty before it has said so."""
+        peer = self._peers.get(node_id)
+        return "" if peer is None else peer.incarnation
+
     def greet(self, node_id: NodeId, hello: Hello, now: float) -> bool:
         """Note a Hello; True when it comes from a new run of the process."""
         self.hear(node_id, now)

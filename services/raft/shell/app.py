@@ -40,11 +40,14 @@ from services.raft.shell.roster import Roster
 from services.raft.shell.service import StoreService
 from services.raft.shell.transfer import SnapshotTransfer
 
+DATA_KEY_FILE = "data.key"
 HELLO_INTERVAL_S = 0.5
 HAND_OVER_S = 2.0
 """Longest time that a stopping leader waits for another one."""
 REGISTERED_S = 5.0
 """How long a change that a leader has acknowledged may take to arrive here before it is asked again."""
+ANSWER_FOR_S = 10.0
+"""How long somebody who introduced himself and is not known here is linked to after his last word."""
 REFUSE_FOR_S = 10.0
 """How long a stranger is linked to, so that he can be told that he is no member."""
 
@@ -72,7 +75,8 @@ class RaftApp:
         make_directory(self._directory)
         self._lock.acquire()
         entropy = partial(self._runtime.ids.secret, "raft")
-        keys = FileKey(self._directory / "data.key", entropy, self._disk)
+        unlock_key = self._runtime.node.facts.unlock_key
+        keys = self._keys = FileKey(self._directory / DATA_KEY_FILE, entropy, self._disk, unlock_key=unlock_key)
         recovered = self._recovered = recover(self._directory, keys, entropy, self._disk)
         self._record = self._own_record(read_incarnation(self._directory, entropy, self._disk))
         self._settle_members(recovered)
@@ -84,6 +88,7 @@ class RaftApp:
         self._tasks.spawn("snapshots", self._compaction.run())
         self._tasks.spawn("fetch", self._transfer.run())
         self._tasks.spawn("own record", self._keep_record())
+        self._tasks.spawn("lock", self._keep_locked())
         self._log.info("store serves", members=len(self._member.member_ids), index=recovered.log.entries.last)
 
     async def serve(self) -> None:
@@ -217,10 +222,18 @@ class RaftApp:
         now = self._runtime.clock.monotonic()
         self._strangers = {peer: known for peer, known in self._strangers.items() if known[1] > now}
         wanted = {peer: record for peer, (record, _) in self._strangers.items()}
-        if not member.is_member:
-            wanted |= self._introduced
         wanted |= member.observers
         wanted |= member.log.membership.latest.members
+        self._introduced = {
+            peer: record
+            for peer, record in self._introduced.items()
+            if now - member.peers.heard_at(peer) < ANSWER_FOR_S
+        }
+        wanted |= {
+            peer: record
+            for peer, record in self._introduced.items()
+            if peer not in wanted or peer == member.consensus.leader
+        }
         wanted.pop(member.me, None)
         self._links.want(wanted)
 
@@ -239,6 +252,16 @@ class RaftApp:
             for peer in self._member.silent_links():
                 await self._links.redial(peer)
             self._want_links()
+
+    async def _keep_locked(self) -> None:
+        """Have the data key sealed as the cluster wants it now, not as it wanted it somewhere in a log that is being read again."""
+        member = self._member
+        while True:
+            cluster = member.machine.state.cluster
+            if cluster is not None and member.machine.applied_index == member.log.entries.last:
+                if self._keys.seal_under(cluster.unlock_key):
+                    self._log.info("data key sealed" if cluster.unlock_key else "data key unsealed")
+            await self._driver.turned.wait()
 
     # -- this member's own place among the members
 

@@ -42,7 +42,11 @@ class Intake:
                 seat.outbox.forget(sender)
             return
         seat.peers.hear(sender, now)
-        if not self._admits(sender, message):
+        if isinstance(message, messages.Introduction):
+            if message.member.node_id == sender and not self._was_removed(sender):
+                self.on_introduced(message.member)
+            return
+        if not self._admits(sender, message, now):
             return
         match message:
             case messages.Append():
@@ -51,8 +55,6 @@ class Intake:
                 self._ack(sender, message)
             case messages.Behind():
                 self._behind(sender, message, now)
-            case messages.Introduction():
-                self.on_introduced(message.member)
             case messages.ReadPing() | messages.ReadPong() | messages.ReadAsk() | messages.ReadAnswer():
                 self._reading.take(sender, message)
             case _:
@@ -68,18 +70,33 @@ class Intake:
             next_index = resume_at(seat.log.entries, seat.commit_index, next_index)
         return messages.Ack(seat.term, next_index, message["reset"], message["success"])
 
-    def _admits(self, sender: NodeId, message: AnyMessage) -> bool:
-        """Tell whether a sender counts: a member, a joiner that gets the log, or anybody who leads while this member has no vote."""
-        configuration = self._seat.log.membership.latest
-        if self._seat.peers.is_same(sender, configuration):
+    def _admits(self, sender: NodeId, message: AnyMessage, now: float) -> bool:
+        """Tell whether a sender counts: a member, a joiner that gets the log, or somebody who may lead without this member knowing it yet.
+
+        Members come and return while this one is away, and only their entries can tell it so. So a stranger may send entries and ask
+        for a vote unless it is known to have been removed, or a known leader is heard; what it may not do is acknowledge or vote.
+        """
+        seat = self._seat
+        configuration = seat.log.membership.latest
+        if seat.peers.is_same(sender, configuration):
             return True
         if sender in self._observers and isinstance(message, messages.Ack):
             return True
-        if not self._seat.is_member:
-            return isinstance(message, messages.Append | messages.Behind | messages.Introduction)
-        known = sender in configuration.members
-        self.on_stranger(sender, "it has lost its log" if known else "it is no member")
+        may_lead = isinstance(message, messages.Append | messages.Behind)
+        may_run = isinstance(message, messages.VoteRequest | messages.PreVoteRequest) and seat.is_member
+        if (may_lead or may_run) and not self._was_removed(sender):
+            unled = not seat.leads and not seat.elections.loyal(now)
+            if unled or not seat.is_member or seat.consensus.leader == sender:
+                return True
+        if seat.is_member:
+            known = sender in configuration.members
+            self.on_stranger(sender, "it has lost its log" if known else "it is no member")
         return False
+
+    def _was_removed(self, sender: NodeId) -> bool:
+        """Tell whether this very run of a member's life is over; somebody who begins anew has another incarnation."""
+        gone = self._seat.log.membership.latest.removed.get(sender)
+        return gone is not None and self._seat.peers.incarnation(sender) in ("", gone.incarnation)
 
     def _append(self, sender: NodeId, append: messages.Append, now: float) -> None:
         seat = self._seat

@@ -120,8 +120,7 @@ class Member(Seat):
         self._linked_at[peer] = self.clock.monotonic()
         self.outbox.forget(peer)
         self.greet(peer)
-        if peer in self.observers:
-            self.send_now(peer, messages.Introduction(self.record))
+        self.send_now(peer, messages.Introduction(self.record))
         if peer in self.observers or peer in self.member_ids:
             self.consensus.connected(peer)
 
@@ -153,8 +152,6 @@ class Member(Seat):
         if self.leads and record.node_id not in self.member_ids:
             self.observers[record.node_id] = record
             self.consensus.observe(record.node_id)
-            if self.linked(record.node_id):
-                self.send_now(record.node_id, messages.Introduction(self.record))
 
     def drop_observer(self, node_id: NodeId) -> None:
         """Stop sending the log to a joiner."""

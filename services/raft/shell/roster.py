@@ -41,6 +41,9 @@ class Roster:
                 if known != record:
                     await self._change(ChangeKind.UPDATE, record)
                 return
+            gone = self._member.log.membership.latest.removed.get(record.node_id)
+            if gone is not None and gone.incarnation == record.incarnation:
+                raise FailedPrecondition("this manager was removed: without its raft directory it may join anew")
             await self._links.probe(record)
             if known is not None:
                 await self._change(ChangeKind.REMOVE, known)

@@ -485,6 +485,68 @@ def test_h16_a_member_that_lost_its_log_is_not_taken_for_the_one_it_was(group: G
     assert leader.consensus.match_index(NodeId(lost)) == before
 
 
+def changed(group: Group, kind: ChangeKind, name: str, incarnation: str = "1") -> None:
+    """Change the members and wait until that is committed."""
+    outcomes: list[object] = []
+    change = MembershipChange(kind=kind, member=record(name, incarnation))
+    group.leader().proposing.change_members(change, outcomes.append)
+    group.until(lambda: outcomes)
+    assert outcomes == [None]
+
+
+def admitted(group: Group, name: str, incarnation: str = "1") -> None:
+    """Start a joiner and make it a member."""
+    group.start(name, founders=[], incarnation=incarnation)
+    leader = group.leader()
+    leader.observe(record(name, incarnation))
+    group.until(lambda: leader.consensus.match_index(NodeId(name)) >= leader.commit_index)
+    changed(group, ChangeKind.ADD, name, incarnation)
+    leader.drop_observer(NodeId(name))
+
+
+def follows_after_absence(group: Group, away: str, leader: str) -> None:
+    """Make somebody lead, bring back who was away, and wait until it has what was written since."""
+    if group.leader().me != leader:
+        group.leader().proposing.hand_over(NodeId(leader))
+        group.until(lambda: group.members[leader].ready)
+    group.write(group.members[leader], "after")
+    group.start(away, founders=[])
+    group.until(lambda: "after" in names(group.members[away]))
+
+
+def test_h16_a_member_that_was_away_follows_a_newcomer_that_leads(group: Group) -> None:
+    away = follower_of(group, settled(group)).me
+    group.kill(away)
+    admitted(group, "d")
+    follows_after_absence(group, away, "d")
+
+
+def test_h16_a_member_that_was_away_follows_a_leader_that_has_joined_anew(five: Group) -> None:
+    leader = settled(five)
+    away, wiped = [name for name in FIVE if name != leader.me][:2]
+    five.kill(away)
+    five.kill(wiped)
+    shutil.rmtree(five.directory / wiped)
+    changed(five, ChangeKind.REMOVE, wiped)
+    admitted(five, wiped, "2")
+    follows_after_absence(five, away, wiped)
+
+
+def test_h16_a_removed_member_with_a_later_term_leads_nobody(group: Group) -> None:
+    leader = settled(group)
+    removed = follower_of(group, leader).me
+    changed(group, ChangeKind.REMOVE, removed)
+    refused: list[str] = []
+    leader.intake.on_stranger = lambda node_id, _reason: refused.append(node_id)
+    term, last = leader.term, leader.log.entries.last
+    append = messages.Append(term + 9, last, last, term, [(NO_OP, last + 1, term + 9)])
+    for member in [member for member in group.members.values() if member.me != removed]:
+        member.receive(removed, messages.encode(append))
+        member.turn()
+        assert (member.term, member.log.entries.last) == (term, last)
+    assert refused == [removed]
+
+
 # -- H17
 
 
