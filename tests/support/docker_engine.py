@@ -7,6 +7,7 @@ static busybox.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -56,6 +57,8 @@ APPLETS = (
     "grep",
 )
 CLOCK = SystemClock()
+_NUMBERS = itertools.count(1)
+"""Engines of one test process side by side have a bridge each."""
 
 
 def missing() -> str:
@@ -82,7 +85,8 @@ class DockerEngine:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.socket = str(directory / "docker.sock")
-        self._bridge = f"swb{os.getpid()}"
+        self._number = next(_NUMBERS)
+        self._bridge = f"swb{os.getpid()}x{self._number}"
         self._files = b""
         self._process: subprocess.Popen[bytes] | None = None
         self._containerd: subprocess.Popen[bytes] | None = None
@@ -96,7 +100,7 @@ class DockerEngine:
         config = self.directory / "daemon.json"
         config.write_text("{}")
         if not Path(f"/sys/class/net/{self._bridge}").exists():
-            address = f"172.29.{os.getpid() % 250}.1/24"
+            address = f"172.29.{(os.getpid() + self._number) % 250}.1/24"
             _ip("link", "add", self._bridge, "type", "bridge")
             _ip("addr", "add", address, "dev", self._bridge)
             _ip("link", "set", self._bridge, "up")
@@ -219,7 +223,11 @@ class DockerEngine:
     def _end_containerd(self) -> None:
         if self._containerd is not None:
             self._containerd.terminate()
-            self._containerd.wait(STOP_S)
+            try:
+                self._containerd.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._containerd.kill()
+                self._containerd.wait()
             self._containerd = None
 
     def _spawn(self, log_name: str, *command: str) -> subprocess.Popen[bytes]:

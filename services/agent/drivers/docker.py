@@ -95,7 +95,8 @@ class Engine:
         self._pool = ThreadPoolExecutor(max_workers=THREADS_MAX, thread_name_prefix="docker")
         self._hard = asyncio.Semaphore(HARD_CALLS_MAX)
         self._pulls = asyncio.Semaphore(PULLS_MAX)
-        self._made: docker.APIClient | None = None
+        self._made: _Lent | None = None
+        self._lending = threading.Lock()
         self._watched: dict[str, set[asyncio.Event]] = {}
 
     # -- following the engine --
@@ -298,7 +299,8 @@ class Engine:
     def _translated(self, work: Callable[[docker.APIClient], ResultT]) -> ResultT:
         """Do the work in a thread and turn the package's errors into ours."""
         try:
-            return work(self._client())
+            with self._client() as client:
+                return work(client)
         except NoSuchThing as error:
             raise NotFound(_explanation(error)) from None
         except APIError as error:
@@ -309,19 +311,31 @@ class Engine:
             self._drop()
             raise Temporary(f"the Docker engine at {self._socket} does not answer: {_cause(error)}") from None
 
-    def _client(self) -> docker.APIClient:
-        """Return the client, made when first needed and after the engine was gone: it asks for the engine's version."""
-        client = self._made
-        if client is None:
-            client = self._made = docker.APIClient(
-                base_url=f"unix://{self._socket}", timeout=CALL_TIMEOUT_S, max_pool_size=THREADS_MAX
-            )
-        return client
+    @contextmanager
+    def _client(self) -> Iterator[docker.APIClient]:
+        """Lend the client, made when first needed and after the engine was gone: it asks for the engine's version."""
+        with self._lending:
+            if self._made is None:
+                client = docker.APIClient(
+                    base_url=f"unix://{self._socket}", timeout=CALL_TIMEOUT_S, max_pool_size=THREADS_MAX
+                )
+                self._made = _Lent(client)
+            lent = self._made
+            lent.users += 1
+        try:
+            yield lent.client
+        finally:
+            with self._lending:
+                lent.users -= 1
+                lent.close_if_unused()
 
     def _drop(self) -> None:
-        client, self._made = self._made, None
-        if client is not None:
-            client.close()
+        """Use this client for nothing new; it is closed by its last user, because one that is used after its end opens anew."""
+        with self._lending:
+            lent, self._made = self._made, None
+            if lent is not None:
+                lent.dropped = True
+                lent.close_if_unused()
 
     @asynccontextmanager
     async def _stream(
@@ -333,6 +347,20 @@ class Engine:
             yield pump.items()
         finally:
             pump.close()
+
+
+class _Lent:
+    """A client and how many threads use it now."""
+
+    def __init__(self, client: docker.APIClient) -> None:
+        self.client = client
+        self.users = 0
+        self.dropped = False
+
+    def close_if_unused(self) -> None:
+        """Close it when it was dropped and nobody uses it any more."""
+        if self.dropped and not self.users:
+            self.client.close()
 
 
 class _Pump:

@@ -139,7 +139,10 @@ def make_config(
     files: Mapping[str, Path],
     started_fifo: Path,
 ) -> Json:
-    """Return the configuration. When the container runs, ``started_fifo`` is written to. ``volumes`` are the directories of volume mounts by their place; ``files`` are secrets and configs by their path inside."""
+    """Return the configuration. When the container runs, ``started_fifo`` is written to.
+
+    ``volumes`` are the directories of volume mounts by their place; ``files`` are secrets and configs by their path inside.
+    """
     task = bundle.spec.task
     container = fill_ports(bundle.container, port_numbers(ports))
     devices = [_device(device) for device in (*container.devices, *bundle.devices)]
