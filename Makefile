@@ -37,6 +37,9 @@ bench: venv ## print the figures, beside peers where they can be installed
 sim: venv ## the simulator: SEED=n replays one run
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED))
 
+chaos: venv ## kill real processes and whole nodes for 200 rounds: an hour
+	@CHAOS_ROUNDS=200 $(BIN)/python -m pytest -q -m chaos tests/chaos
+
 docs: venv ## rewrite the pages that are rendered from the code
 	@$(BIN)/python -m tests.tidy.protocol_page
 

@@ -12,6 +12,7 @@ import difflib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from getpass import getpass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ from services.kit.lifecycle.settings import ENVIRONMENT_PREFIX
 from services.kit.messages import supervise
 from services.kit.messages.method import Empty
 from services.kit.model.tokens import parse_token
+from services.kit.model.unlock_key import parse_unlock_key
 from services.kit.runtime.clock import SystemClock
 from services.kit.runtime.processes import wait_end
 from services.supervisor.config import SECRETS, NodeSettings, settings_from
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> _Parser:
     parser = _Parser(prog="supervisor", description="Run this host's node of a swarm.", allow_abbrev=False)
     parser.add_argument("-v", "--version", action="version", version=f"swarmbus {_version()}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="up|down|status|raft")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="up|down|status|unlock|raft")
     up = verbs.add_parser(
         "up",
         help="run a node in the foreground: a new cluster, a joining node, or the node that the state directory holds",
@@ -86,7 +88,13 @@ def _parser() -> _Parser:
     status = verbs.add_parser("status", help="show the running node and its processes", allow_abbrev=False)
     status.set_defaults(verb=_status)
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    for verb in (down, status):
+    unlock = verbs.add_parser(
+        "unlock",
+        help="give a locked manager its unlock key, which is read from standard input",
+        allow_abbrev=False,
+    )
+    unlock.set_defaults(verb=_unlock)
+    for verb in (down, status, unlock):
         _add_field(verb, "state_dir")
     raft_tool.add(verbs)
     return parser
@@ -129,6 +137,9 @@ def _settings(parsed: argparse.Namespace) -> NodeSettings:
         token = settings.join_token.get_secret_value()
         if token:
             parse_token(token)
+        key = settings.unlock_key.get_secret_value()
+        if key:
+            parse_unlock_key(key)
     except InvalidArgument as error:
         raise InvalidArgument.of(tuple(_in_words_of_flags(problem) for problem in error.problems)) from None
     return settings
@@ -149,6 +160,17 @@ def _up(parsed: argparse.Namespace) -> tuple[int, str]:
 
 def _down(parsed: argparse.Namespace) -> tuple[int, str]:
     return asyncio.run(_with_node(_settings(parsed), _ask_to_stop))
+
+
+def _unlock(parsed: argparse.Namespace) -> tuple[int, str]:
+    settings = _settings(parsed)
+    key = getpass("Unlock key: ") if sys.stdin.isatty() else sys.stdin.readline()
+    parse_unlock_key(key)
+
+    async def give(connection: Connection) -> None:
+        await connection.call(supervise.UNLOCK, supervise.UnlockRequest(unlock_key=key.strip()))
+
+    return asyncio.run(_with_node(settings, give))
 
 
 def _status(parsed: argparse.Namespace) -> tuple[int, str]:

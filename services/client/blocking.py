@@ -52,6 +52,14 @@ class BlockingClusters:
         work = self._clusters.put(version, spec, rotate_worker=rotate_worker, rotate_manager=rotate_manager)
         return self._thread.run(work)
 
+    def unlock_key(self) -> str:
+        """Return the key that locked managers are unlocked with, empty when managers are not locked."""
+        return self._thread.run(self._clusters.unlock_key())
+
+    def rotate_unlock_key(self, ref: str = DEFAULT) -> Cluster:
+        """Lock managers under a new key."""
+        return self._thread.run(self._clusters.rotate_unlock_key(ref))
+
     def rotate_tokens(
         self,
         ref: str = DEFAULT,

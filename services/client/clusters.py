@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from services.client.changes import write_changed
 from services.client.line import ControlLine
-from services.kit.messages import control
+from services.kit.messages import control, identity
 from services.kit.model.objects import Cluster
 from services.kit.model.specs import ClusterSpec
 
@@ -53,6 +53,16 @@ class Clusters:
         request = control.UpdateClusterRequest(
             version=version, spec=spec, rotate_worker_token=rotate_worker, rotate_manager_token=rotate_manager
         )
+        return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
+
+    async def unlock_key(self) -> str:
+        """Return the key that locked managers are unlocked with, empty when managers are not locked."""
+        return (await self._line.call(identity.UNLOCK_KEY, identity.UnlockKeyRequest())).unlock_key
+
+    async def rotate_unlock_key(self, ref: str = DEFAULT) -> Cluster:
+        """Lock managers under a new key."""
+        cluster = await self.get(ref)
+        request = control.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec, rotate_unlock_key=True)
         return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
 
     async def rotate_tokens(

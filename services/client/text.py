@@ -76,6 +76,17 @@ def ratio(text: str, path: str) -> float:
     return float(text)
 
 
+def boolean(text: str, path: str) -> bool:
+    """Read ``true`` or ``false``."""
+    match text.lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+        case _:
+            refuse(path, "neither true nor false", text, "write true or false")
+
+
 def choice(kind: type[ChoiceT], text: str, path: str) -> ChoiceT:
     """Return the member of a closed set of words."""
     for member in kind:

@@ -26,7 +26,7 @@ from services.kit.model.states import Availability
 
 TICK_S = 0.06
 _SHOWN_MAX = 80
-SECRETS = frozenset({"join_token"})
+SECRETS = frozenset({"join_token", "unlock_key"})
 """Settings that no child is told and no message repeats."""
 
 
@@ -68,6 +68,10 @@ class NodeSettings(BaseSettings):
     force_new_cluster: bool = Field(
         default=False, description="make this manager the only one of its cluster, keeping services and tasks"
     )
+    autolock: bool = Field(
+        default=False, description="lock the managers of a new cluster: each starts only with the unlock key"
+    )
+    unlock_key: SecretStr = Field(SecretStr(""), description="unlock key of a locked manager, SWMKEY-1-…")
     listen_http: str = Field(
         "",
         description="serve Docker's swarm API, the page and metrics over HTTP: unix:///path or host:port, several with commas",

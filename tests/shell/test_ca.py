@@ -76,6 +76,9 @@ class StillNode:
             seen = self.facts
             yield seen
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Nobody listens."""
+
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Nobody listens."""
 

@@ -62,6 +62,9 @@ class StillNode:
             await self._changes.wait()
             yield self.facts
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Nobody listens."""
+
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Nobody listens."""
 

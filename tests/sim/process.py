@@ -54,6 +54,9 @@ class Line:
             seen = self.facts
             yield seen
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Nobody locks managers here."""
+
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Keep the list of managers."""
         self._node.learn_managers(managers)

@@ -125,6 +125,9 @@ class StubNode:
         """Wait until the present facts were taken in."""
         await self._heard.wait()
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Nobody listens."""
+
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Remember."""
         self.managers.append(managers)

@@ -51,6 +51,9 @@ class StandInNode:
         self._facts = facts
         self._changed.announce()
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Nobody listens."""
+
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         raise AssertionError("raft does not report managers")
 

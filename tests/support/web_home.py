@@ -35,6 +35,9 @@ class FixedNode:
         for facts in self.later:
             yield facts
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Nobody listens."""
+
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Nobody listens."""
 

@@ -13,7 +13,7 @@ import msgspec
 from services.kit.model import tokens
 from services.kit.model.ids import ClusterId, NodeId
 from services.kit.model.objects import Cluster, JoinTokens, Node, NodeCertificate, RootCa
-from services.kit.model.specs import NodeSpec
+from services.kit.model.specs import ClusterSpec, NodeSpec
 from services.kit.model.states import Availability, IssuanceState, Role
 from services.kit.state.transaction import Op, create, update
 from services.kit.state.view import View
@@ -50,14 +50,16 @@ def plan_cluster(
     remote_addr: str,
     worker_entropy: bytes,
     manager_entropy: bytes,
+    unlock_key: bytes = b"",
 ) -> tuple[Op, ...]:
-    """Make the cluster and its first node, a manager."""
+    """Make the cluster and its first node, a manager; with an unlock key its managers are locked from the start."""
     digest = tokens.root_digest(root.certificate)
     join_tokens = JoinTokens(
         worker=tokens.make_token(digest, worker_entropy), manager=tokens.make_token(digest, manager_entropy)
     )
     root_ca = RootCa(ca_cert=root.certificate, ca_key=root.key, digest=digest, join_tokens=join_tokens)
-    cluster = Cluster(id=cluster_id, root_ca=root_ca)
+    spec = ClusterSpec(auto_lock_managers=bool(unlock_key))
+    cluster = Cluster(id=cluster_id, spec=spec, root_ca=root_ca, unlock_key=unlock_key)
     return create(cluster), create(_born(first, availability, remote_addr))
 
 

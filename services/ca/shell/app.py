@@ -7,7 +7,6 @@ after the store holds its record (the very first one excepted: the store cannot 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -27,6 +26,7 @@ from services.kit.model.ids import ClusterId, NodeId
 from services.kit.model.objects import Cluster, Node
 from services.kit.model.specs import ClusterSpec
 from services.kit.model.states import Role
+from services.kit.model.unlock_key import format_unlock_key
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.state.view import View
@@ -188,8 +188,7 @@ class CaApp:
     async def _unlock_key(self, context: Context, request: identity.UnlockKeyRequest) -> identity.UnlockKeyReply:
         """Tell a manager the key that seals its state."""
         cluster = policy.existing_cluster(await self._ledger.fresh_view())
-        key = base64.b64encode(cluster.unlock_key).decode().rstrip("=")
-        return identity.UnlockKeyReply(unlock_key=f"SWMKEY-1-{key}" if key else "")
+        return identity.UnlockKeyReply(unlock_key=format_unlock_key(cluster.unlock_key))
 
     # -- steps
 

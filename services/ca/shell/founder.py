@@ -61,6 +61,7 @@ class Founder:
                 remote_addr=facts.remote_addr,
                 worker_entropy=self._runtime.ids.secret("token", SECRET_BYTES),
                 manager_entropy=self._runtime.ids.secret("token", SECRET_BYTES),
+                unlock_key=facts.unlock_keys[0] if facts.unlock_keys else b"",
             )
             await self._ledger.commit(ops, timeout_s=self._settings.issue_timeout_s)
             self._log.info("cluster made", cluster=facts.cluster_id)

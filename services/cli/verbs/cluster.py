@@ -11,7 +11,7 @@ from services.cli.context import Context
 from services.cli.listing import show_list, show_page
 from services.cli.outcomes import Outcome
 from services.cli.pages import cluster_page
-from services.cli.parser import Parser, UsageError, add_format, add_json, add_listing
+from services.cli.parser import Parser, UsageError, add_flag, add_format, add_json, add_listing
 from services.cli.plain import to_json
 from services.cli.reading import Reading
 from services.cli.tables import CLUSTER_HEADER, cluster_rows
@@ -64,7 +64,23 @@ def _update_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--token-uses", metavar="NUMBER", help="how many nodes each new token lets in (default: any number)"
     )
+    parser.add_argument("--autolock", metavar="BOOL", help="whether managers start only with the unlock key")
     add_json(parser)
+
+
+def _unlock_key_arguments(parser: Parser) -> None:
+    add_flag(parser, "--rotate", help="make a new key first; the old one unlocks no manager that has heard of it")
+
+
+async def _unlock_key(context: Context, flags: argparse.Namespace) -> Outcome:
+    if flags.rotate:
+        await context.client.clusters.rotate_unlock_key()
+    key = await context.client.clusters.unlock_key()
+    if not key:
+        context.output.error("managers are not locked", ["lock them with `swarmctl cluster update --autolock true`"])
+        return Outcome.FAILED
+    context.output.line(key)
+    return Outcome.OK
 
 
 async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
@@ -72,7 +88,13 @@ async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
     for role in flags.rotate_join_token:
         if role not in {"worker", "manager"}:
             reading.refuse("--rotate-join-token", "is not a role", role, "use worker or manager")
-    settings = (flags.task_history_limit, flags.dispatcher_heartbeat, flags.forget_nodes_after, flags.cert_expiry)
+    settings = (
+        flags.task_history_limit,
+        flags.dispatcher_heartbeat,
+        flags.forget_nodes_after,
+        flags.cert_expiry,
+        flags.autolock,
+    )
     if not any(value is not None for value in settings) and not flags.rotate_join_token:
         raise UsageError("there is nothing to change", "see `swarmctl cluster update --help`")
     lives_s, uses = _token_limits(reading, flags)
@@ -123,8 +145,10 @@ def _with_settings(reading: Reading, spec: ClusterSpec, flags: argparse.Namespac
         text.duration_s, flags.forget_nodes_after, "--forget-nodes-after", spec.orchestration.ghost_nodes_after_s
     )
     expiry_s = reading.one(text.duration_s, flags.cert_expiry, "--cert-expiry", spec.ca.node_cert_expiry_s)
+    autolock = reading.one(text.boolean, flags.autolock, "--autolock", spec.auto_lock_managers)
     changed = replace(
         spec,
+        auto_lock_managers=autolock,
         orchestration=replace(spec.orchestration, task_history_retention_limit=history, ghost_nodes_after_s=ghosts_s),
         dispatcher=replace(spec.dispatcher, heartbeat_period_s=heartbeat_s),
         ca=replace(spec.ca, node_cert_expiry_s=expiry_s),
@@ -140,5 +164,11 @@ def _any_whole(value: str, path: str) -> int:
 COMMANDS = (
     Command(name="inspect", summary="show the cluster and its join tokens", arguments=_inspect_arguments, run=_inspect),
     Command(name="ls", summary="list clusters", arguments=add_listing, run=_list, aliases=("list",)),
+    Command(
+        name="unlock-key",
+        summary="show the key that unlocks managers, or make a new one",
+        arguments=_unlock_key_arguments,
+        run=_unlock_key,
+    ),
     Command(name="update", summary="change settings, rotate join tokens", arguments=_update_arguments, run=_update),
 )

@@ -27,6 +27,9 @@ class Node(Protocol):
     async def report_managers(self, managers: tuple[ManagerPeer, ...]) -> None:
         """Tell the supervisor which managers there are; it keeps and spreads them."""
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Tell the supervisor what the store is about to be sealed under."""
+
     async def report_node(self, report: NodeReport) -> None:
         """Tell the supervisor what the swarm wants of this node."""
 

@@ -57,6 +57,10 @@ class SupervisorLine:
         """Tell the supervisor what the swarm wants of this node."""
         await self._connection.call(supervise.NODE_SEEN, report)
 
+    async def report_lock(self, unlock_key: bytes) -> None:
+        """Tell the supervisor what this manager's store is about to be sealed under, so that its raft process can start again."""
+        await self._connection.call(supervise.LOCKED_UNDER, supervise.LockReport(unlock_key=unlock_key))
+
     async def report_ready(self) -> None:
         """Say that this process serves."""
         await self._connection.call(supervise.READY, supervise.ReadyReport(process=self._attach.process))

@@ -35,6 +35,8 @@ class Facts(Value, frozen=True, kw_only=True):
     """This node's own advertised remote API, ``host:port``."""
     managers: tuple[ManagerPeer, ...] = ()
     """Known managers, this node included when it is one."""
+    unlock_keys: tuple[bytes, ...] = ()
+    """What this manager is locked under, newest first; only raft and the ca are told."""
 
 
 class Order(Value, frozen=True, kw_only=True):
@@ -65,6 +67,18 @@ class NodeReport(Value, frozen=True, kw_only=True):
     """The node shall get a fresh certificate whatever its age."""
     root_bundle: bytes = b""
     """Roots to trust from now on; empty leaves them."""
+
+
+class UnlockRequest(Value, frozen=True, kw_only=True):
+    """The user of a locked manager gives the key."""
+
+    unlock_key: str
+
+
+class LockReport(Value, frozen=True, kw_only=True):
+    """The store is about to be sealed under this key; empty for not at all."""
+
+    unlock_key: bytes
 
 
 class ProcessStatus(Value, frozen=True, kw_only=True):
@@ -101,4 +115,10 @@ NODE_SEEN = Call(name="supervise.node", request=NodeReport, reply=Empty, owner=O
 STATUS = Call(name="supervise.status", request=Empty, reply=StatusReply, owner=Owner.SUPERVISOR, idempotent=True)
 STOP = Call(name="supervise.stop", request=Empty, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True)
 
-METHODS = (ORDERS, READY, MANAGERS_SEEN, NODE_SEEN, STATUS, STOP)
+UNLOCK = Call(name="supervise.unlock", request=UnlockRequest, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True)
+
+LOCKED_UNDER = Call(
+    name="supervise.locked_under", request=LockReport, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True
+)
+
+METHODS = (UNLOCK, LOCKED_UNDER, ORDERS, READY, MANAGERS_SEEN, NODE_SEEN, STATUS, STOP)

@@ -65,7 +65,7 @@ def name_of(thing: Object) -> str:
     if type(thing) in _NAMELESS:  # by far the most, so they are not matched with all the others first
         return ""
     match thing:
-        case (Secret() | Config()) if thing.superseded_by is not None:
+        case Secret() | Config() if thing.superseded_by is not None:
             return ""  # the next version has the name
         case Service() | Secret() | Config() | Network():
             return thing.spec.annotations.name.lower()

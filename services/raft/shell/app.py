@@ -75,8 +75,8 @@ class RaftApp:
         make_directory(self._directory)
         self._lock.acquire()
         entropy = partial(self._runtime.ids.secret, "raft")
-        unlock_key = self._runtime.node.facts.unlock_key
-        keys = self._keys = FileKey(self._directory / DATA_KEY_FILE, entropy, self._disk, unlock_key=unlock_key)
+        unlock_keys = self._runtime.node.facts.unlock_keys
+        keys = self._keys = FileKey(self._directory / DATA_KEY_FILE, entropy, self._disk, unlock_keys=unlock_keys)
         recovered = self._recovered = recover(self._directory, keys, entropy, self._disk)
         self._record = self._own_record(read_incarnation(self._directory, entropy, self._disk))
         self._settle_members(recovered)
@@ -258,9 +258,11 @@ class RaftApp:
         member = self._member
         while True:
             cluster = member.machine.state.cluster
-            if cluster is not None and member.machine.applied_index == member.log.entries.last:
-                if self._keys.seal_under(cluster.unlock_key):
-                    self._log.info("data key sealed" if cluster.unlock_key else "data key unsealed")
+            is_current = cluster is not None and member.machine.applied_index == member.log.entries.last
+            if cluster is not None and is_current and cluster.unlock_key != self._keys.sealed_under:
+                await self._runtime.node.report_lock(cluster.unlock_key)
+                self._keys.seal_under(cluster.unlock_key)
+                self._log.info("data key sealed" if cluster.unlock_key else "data key unsealed")
             await self._driver.turned.wait()
 
     # -- this member's own place among the members

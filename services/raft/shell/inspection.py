@@ -13,13 +13,13 @@ import msgspec
 
 from services.kit.errors import DataLoss, FailedPrecondition
 from services.kit.runtime.files import Disk
+from services.kit.runtime.sealed_key import KEY_BYTES
 from services.kit.state.transaction import Transaction
 from services.raft.core.commands import membership_of, transactions_of
 from services.raft.core.entries import NO_OP, Entry
 from services.raft.core.machine import Machine
 from services.raft.core.members import Configuration
 from services.raft.core.snapshot import Head
-from services.raft.shell.keys import KEY_BYTES
 from services.raft.shell.log import Log
 from services.raft.shell.sealed import WAY_BACK
 from services.raft.shell.snapshots import SUFFIX, Snapshots

@@ -7,10 +7,11 @@ unlock key, which the supervisor hands over after its user has given it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from services.kit.errors import DataLoss, FailedPrecondition
+from services.kit.errors import DataLoss, FailedPrecondition, PermissionDenied
 from services.kit.runtime.files import REAL_DISK, Disk
 from services.kit.runtime.sealed_key import KEY_BYTES, NONCE_BYTES, is_sealed, seal, unseal
 
@@ -26,14 +27,21 @@ class FileKey:
     """The key in a file, made when there is none."""
 
     def __init__(
-        self, path: Path, entropy: Callable[[int], bytes], disk: Disk = REAL_DISK, *, unlock_key: bytes = b""
+        self,
+        path: Path,
+        entropy: Callable[[int], bytes],
+        disk: Disk = REAL_DISK,
+        *,
+        unlock_keys: tuple[bytes, ...] = (),
     ) -> None:
+        """``unlock_keys`` are those that the file may be sealed under, the newest first; a new file is sealed under that one."""
         self._disk = disk
         self._path = path
         self._entropy = entropy
-        self._unlock_key = unlock_key
-        """What the file is sealed under, empty while it is plain."""
+        self._unlock_keys = unlock_keys
         self._key = b""
+        self.sealed_under = b""
+        """Empty while the file is plain."""
 
     def load(self) -> bytes:
         """Return the key."""
@@ -41,29 +49,25 @@ class FileKey:
             content = self._path.read_bytes()
         except FileNotFoundError:
             self._key = self._entropy(KEY_BYTES)
-            self._write()
+            self.seal_under(self._unlock_keys[0] if self._unlock_keys else b"")
             return self._key
-        self._key = self._open(content)
+        if is_sealed(content):
+            self._open(content)
+        elif len(content) == KEY_BYTES:
+            self._key = content
+        else:
+            raise DataLoss(f"{self._path} holds {len(content)} bytes instead of {KEY_BYTES}: it is no data key")
         return self._key
 
-    def seal_under(self, unlock_key: bytes) -> bool:
-        """Have the file sealed under this key, plain when it is empty; False when it is so already."""
-        if unlock_key == self._unlock_key:
-            return False
-        self._unlock_key = unlock_key
-        self._write()
-        return True
-
-    def _open(self, content: bytes) -> bytes:
-        if is_sealed(content):
-            if not self._unlock_key:
-                raise FailedPrecondition(f"{self._path} is sealed under the cluster's unlock key")
-            return unseal(content, self._unlock_key)
-        if len(content) != KEY_BYTES:
-            raise DataLoss(f"{self._path} holds {len(content)} bytes instead of {KEY_BYTES}: it is no data key")
-        self._unlock_key = b""
-        return content
-
-    def _write(self) -> None:
-        sealed = seal(self._key, self._unlock_key, self._entropy(NONCE_BYTES)) if self._unlock_key else self._key
+    def seal_under(self, unlock_key: bytes) -> None:
+        """Have the file sealed under this key, plain when it is empty."""
+        sealed = seal(self._key, unlock_key, self._entropy(NONCE_BYTES)) if unlock_key else self._key
         self._disk.write_atomic(self._path, sealed)
+        self.sealed_under = unlock_key
+
+    def _open(self, content: bytes) -> None:
+        for unlock_key in self._unlock_keys:
+            with suppress(PermissionDenied):
+                self._key, self.sealed_under = unseal(content, unlock_key), unlock_key
+                return
+        raise FailedPrecondition(f"{self._path} is sealed under the cluster's unlock key, which was not given")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from services.kit.bus.identity import Identity
 from services.kit.messages.method import MANAGER
 from services.kit.messages.supervise import Facts
@@ -17,6 +19,8 @@ from services.kit.model.states import Role
 from services.kit.runtime.changes import Changes
 from services.supervisor.core.plan import may_begin
 
+UNLOCK_KEYS_MAX = 2
+MAY_UNLOCK = frozenset({"raft", "ca"})
 ROLES = {MANAGER: Role.MANAGER}
 
 
@@ -27,6 +31,8 @@ class Board:
         self.changes = Changes()
         self.identity: Identity | None = None
         self.bootstrapping = False
+        self.unlock_keys: tuple[bytes, ...] = ()
+        """Newest first: the store may still lie under the one before."""
         self.managers: tuple[ManagerPeer, ...] = ()
         self._certificates = certificates
         self._remote_addr = remote_addr
@@ -55,6 +61,12 @@ class Board:
         self._serial += 1
         self._publish()
 
+    def lock_under(self, key: bytes) -> None:
+        """Remember what the store is sealed under from now on."""
+        older = tuple(known for known in self.unlock_keys if known != key)
+        self.unlock_keys = (*((key,) if key else ()), *older)[:UNLOCK_KEYS_MAX]
+        self.changes.announce()
+
     def set_managers(self, managers: tuple[ManagerPeer, ...]) -> bool:
         """Take a new list of managers; False when nothing changed."""
         managers = tuple(sorted(managers, key=lambda peer: peer.node_id))
@@ -68,7 +80,11 @@ class Board:
         """Return what this child may know now: None until it may begin."""
         has_identity = self.identity is not None
         begins = may_begin(child, has_identity=has_identity, bootstrapping=self.bootstrapping, ready=ready)
-        return self._facts if begins else None
+        if not begins:
+            return None
+        return (
+            msgspec.structs.replace(self._facts, unlock_keys=self.unlock_keys) if child in MAY_UNLOCK else self._facts
+        )
 
     def _publish(self) -> None:
         self._facts = self._form()

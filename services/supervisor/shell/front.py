@@ -10,8 +10,19 @@ from services.kit.bus.rpc import Table
 from services.kit.errors import NotFound
 from services.kit.messages import supervise
 from services.kit.messages.method import Empty
-from services.kit.messages.supervise import Attach, Facts, ManagersReport, NodeReport, Order, ReadyReport, StatusReply
+from services.kit.messages.supervise import (
+    Attach,
+    Facts,
+    LockReport,
+    ManagersReport,
+    NodeReport,
+    Order,
+    ReadyReport,
+    StatusReply,
+    UnlockRequest,
+)
 from services.kit.model.objects import ManagerPeer
+from services.kit.model.unlock_key import parse_unlock_key
 from services.supervisor.core.plan import CHILDREN, OPTIONAL
 from services.supervisor.shell.board import Board
 
@@ -35,6 +46,9 @@ class Life(Protocol):
     def status(self) -> StatusReply:
         """How the node is."""
 
+    def unlock(self, key: bytes) -> None:
+        """Somebody gives the key of a locked manager; raises PermissionDenied when it is a wrong one."""
+
     def begin_stop(self) -> None:
         """Somebody asks the node to stop."""
 
@@ -55,6 +69,8 @@ class Front:
         table.on_call(supervise.MANAGERS_SEEN, self._managers)
         table.on_call(supervise.NODE_SEEN, self._node)
         table.on_call(supervise.STATUS, self._status)
+        table.on_call(supervise.UNLOCK, self._unlock)
+        table.on_call(supervise.LOCKED_UNDER, self._locked_under)
         table.on_call(supervise.STOP, self._stop)
         self._listener = await bus.listen_local(path, table)
 
@@ -70,7 +86,8 @@ class Front:
         sent: Facts | None = None
         while True:
             begun = sent is not None and sent.identity_serial > 0
-            facts = self._board.facts if begun else self._board.facts_for(attach.process, self._life.ready_children)
+            ready = frozenset(CHILDREN) if begun else self._life.ready_children
+            facts = self._board.facts_for(attach.process, ready)
             if facts is not None and facts != sent:
                 sent = facts
                 yield Order(facts=facts)
@@ -91,6 +108,14 @@ class Front:
 
     async def _status(self, context: Context, request: Empty) -> StatusReply:
         return self._life.status()
+
+    async def _unlock(self, context: Context, request: UnlockRequest) -> Empty:
+        self._life.unlock(parse_unlock_key(request.unlock_key))
+        return Empty()
+
+    async def _locked_under(self, context: Context, report: LockReport) -> Empty:
+        self._board.lock_under(report.unlock_key)
+        return Empty()
 
     async def _stop(self, context: Context, request: Empty) -> Empty:
         self._life.begin_stop()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from services.kit.errors import FailedPrecondition
 from services.kit.runtime.files import FileLock, make_directory
+from services.kit.runtime.sealed_key import is_sealed
 
 DIRECTORIES = (("certificates", 0o755), ("raft", 0o700), ("worker", 0o700), ("run", 0o700))
 
@@ -50,6 +51,12 @@ class Layout:
     def has_store(self) -> bool:
         """Tell whether ``raft/`` has content."""
         return any(self._raft.iterdir())
+
+    def sealed_key(self) -> bytes:
+        """Return the store's data key as it lies there when it is sealed, empty when it is plain or there is none."""
+        path = self._raft / "data.key"
+        content = path.read_bytes() if path.exists() else b""
+        return content if is_sealed(content) else b""
 
     def clear_store(self) -> None:
         """Empty ``raft/``: a node that is no manager any more has no vote to remember."""

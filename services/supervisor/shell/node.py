@@ -19,7 +19,7 @@ from services.kit.bus.api import LocalAddress
 from services.kit.bus.identity import Identity
 from services.kit.bus.ports import node_ports
 from services.kit.bus.zmq import ZmqBus
-from services.kit.errors import DataLoss, FailedPrecondition, SwarmError, Unavailable
+from services.kit.errors import DataLoss, FailedPrecondition, PermissionDenied, SwarmError, Unavailable
 from services.kit.lifecycle.exit_codes import ExitCode
 from services.kit.messages import control
 from services.kit.messages.method import MANAGER
@@ -27,10 +27,12 @@ from services.kit.messages.supervise import NodeReport, StatusReply
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Role
 from services.kit.model.tokens import parse_token
+from services.kit.model.unlock_key import KEY_BYTES, parse_unlock_key
 from services.kit.runtime.changes import Changes
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.ids import IdSource
 from services.kit.runtime.log import Log, set_node
+from services.kit.runtime.sealed_key import unseal
 from services.kit.runtime.tasks import TaskOwner
 from services.supervisor.config import TICK_S, NodeSettings
 from services.supervisor.core.identity import (
@@ -89,6 +91,7 @@ class Node:
     ) -> None:
         self.stage = NodeStage.CREATED
         self._settings = settings
+        self._ids = ids
         self._log = Log("node")
         self._run_task = TaskOwner("node")
         self._work = TaskOwner("node")
@@ -192,12 +195,28 @@ class Node:
             node_id=facts.node_id,
             cluster_id=facts.cluster_id,
             role=facts.role,
-            state=self.stage.value,
+            state="locked" if self._is_locked else self.stage.value,
             pid=os.getpid(),
             remote_addr=facts.remote_addr,
             control_socket=self._settings.control_socket,
             processes=self._children.statuses(),
             certificate_not_after=identity.not_after if identity else 0.0,
+        )
+
+    def unlock(self, key: bytes) -> None:
+        """Take the key of a locked manager; raises PermissionDenied when it is a wrong one, FailedPrecondition when it is not locked."""
+        sealed = self._layout.sealed_key()
+        if not self._is_locked or not sealed:
+            raise FailedPrecondition("this node is not locked")
+        unseal(sealed, key)
+        self._board.lock_under(key)
+
+    @property
+    def _is_locked(self) -> bool:
+        """Tell whether this manager waits for its unlock key."""
+        is_manager = self._board.role is Role.MANAGER
+        return (
+            is_manager and not self._board.unlock_keys and not self._children.names and bool(self._layout.sealed_key())
         )
 
     def begin_stop(self) -> None:
@@ -234,6 +253,7 @@ class Node:
         await self._enrol()
         if self._board.role is Role.WORKER:
             self._layout.clear_store()  # a demotion may have been cut short
+        await self._until_unlocked()
         self._children.start((*wanted(self._board.role), *optional(listen_http=self._settings.listen_http)))
         self._work.spawn("certificate", self._keeper.run())
         self._work.spawn("halves", self._run_halves(self._board.role))
@@ -257,6 +277,8 @@ class Node:
                     raise DataLoss(lost)
                 self._adopt(identity, managers)
             case Bootstrap():
+                if self._settings.autolock:
+                    self._board.lock_under(self._ids.secret("unlock", KEY_BYTES))
                 self._children.start(wanted(Role.MANAGER))
                 self._board.begin_bootstrap()
                 await self._until_ready("ca")
@@ -284,6 +306,22 @@ class Node:
         self._keeper.hold(identity)
         self.managers_seen(managers)
         self._log.info("identity", cluster=identity.cluster_id, role=identity.role)
+
+    async def _until_unlocked(self) -> None:
+        """Wait for the unlock key of a locked manager; nothing of it runs before."""
+        if self._board.role is not Role.MANAGER or not self._layout.sealed_key():
+            return
+        given = self._settings.unlock_key.get_secret_value()
+        if given:
+            try:
+                self.unlock(parse_unlock_key(given))
+            except PermissionDenied as error:
+                raise FailedPrecondition(str(error)) from None
+        if not self._board.unlock_keys:
+            self._log.warning("node is locked", remedy="supervisor unlock --state-dir DIR")
+        while not self._board.unlock_keys:
+            await self._board.changes.wait()
+        self._log.info("node is unlocked")
 
     async def _until_ready(self, *names: str) -> None:
         while not self._children.ready.issuperset(names):
