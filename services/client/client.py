@@ -120,7 +120,7 @@ class Client:
     ) -> AsyncGenerator[ObjectChange, None]:
         """Yield changes of objects in order and without gaps, from now on or from behind a version; never ends by itself.
 
-        ``tables`` are node, service, task, cluster, secret, config, network and spec; none means all.
+        ``tables`` are node, service, task, cluster, secret, config, network, volume and spec; none means all.
 
         >>> async for change in swarm.watch(tables=["task"]):  # doctest: +SKIP
         ...     print(change.action, change.object.id)

@@ -14,8 +14,19 @@ from typing import cast
 from services.dispatcher.core.overlay import Overlay
 from services.dispatcher.core.picture import SlotKey, Step
 from services.dispatcher.core.slots import Slots
-from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, Config, Network, Node, Object, Secret, Service, SpecVersion, Task
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, VolumeId
+from services.kit.model.objects import (
+    Cluster,
+    Config,
+    Network,
+    Node,
+    Object,
+    Secret,
+    Service,
+    SpecVersion,
+    Task,
+    Volume,
+)
 from services.kit.model.states import Protocol
 from services.kit.state.ports import published
 from services.kit.state.state import Event, State
@@ -94,10 +105,12 @@ class Desk:
         self._nodes = Overlay(state.nodes)
         self._services = Overlay(state.services)
         self._tasks = Overlay(state.tasks)
+        self._volumes = Overlay(state.volumes)
         self._changes: dict[Table, dict[str, Object | None]] = {table: {} for table in TYPES}
         self._changes[Table.NODE] = cast("dict[str, Object | None]", self._nodes.changes)
         self._changes[Table.SERVICE] = cast("dict[str, Object | None]", self._services.changes)
         self._changes[Table.TASK] = cast("dict[str, Object | None]", self._tasks.changes)
+        self._changes[Table.VOLUME] = cast("dict[str, Object | None]", self._volumes.changes)
         self._specs: dict[ServiceId, dict[int, SpecVersion | None]] = {}
         self._by_node: dict[NodeId, dict[TaskId, Task | None]] = {}
 
@@ -142,6 +155,11 @@ class Desk:
     def networks(self) -> Mapping[NetworkId, Network]:
         """All networks."""
         return self.state.networks
+
+    @property
+    def volumes(self) -> Mapping[VolumeId, Volume]:
+        """All cluster volumes."""
+        return self._volumes
 
     def spec(self, service: ServiceId, version: int) -> SpecVersion | None:
         """The template of a service's version."""

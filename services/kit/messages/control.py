@@ -171,7 +171,7 @@ class WatchObjects(Value, frozen=True, kw_only=True):
     """Follow objects from now on (version 0) or from behind a version."""
 
     tables: tuple[str, ...] = ()
-    """node, service, task, cluster, secret, config, network, spec; none means all."""
+    """node, service, task, cluster, secret, config, network, volume, spec; none means all."""
     service_ids: tuple[ServiceId, ...] = ()
     version: int = 0
     ids: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from services.kit.messages import (
     session,
     store,
     supervise,
+    volumes,
 )
 from services.kit.messages.exec import METHODS as EXEC_METHODS
 from services.kit.messages.method import Call, Cast, Feed
@@ -30,6 +31,7 @@ METHODS: tuple[Call[Any, Any] | Feed[Any, Any] | Cast[Any], ...] = (
     *control.METHODS,
     *payloads.METHODS,
     *inquiry.METHODS,
+    *volumes.METHODS,
     *session.METHODS,
     *logs.METHODS,
     *EXEC_METHODS,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from services.kit.messages.exec import ExecRequest
 from services.kit.messages.logs import LogRequest
 from services.kit.messages.method import NODES, Call, Empty, Feed, Owner
-from services.kit.model.ids import SessionId, TaskId
+from services.kit.model.ids import SessionId, TaskId, VolumeId
 from services.kit.model.objects import Config, ManagerPeer, Node, NodeDescription, Secret, SpecVersion, Task, TaskStatus
 from services.kit.model.value import Value
+from services.kit.model.volumes import AccessMode, VolumeSecret
 
 
 class SessionRequest(Value, frozen=True, kw_only=True):
@@ -67,6 +68,21 @@ class AssignedTask(Value, frozen=True, kw_only=True):
     task: Task
 
 
+class AssignedVolume(Value, frozen=True, kw_only=True):
+    """A cluster volume that this node may use, and what its driver needs to know."""
+
+    id: VolumeId
+    driver: str
+    driver_options: dict[str, str] = {}
+    volume_id: str
+    """The driver's own id."""
+    access_mode: AccessMode = AccessMode()
+    volume_context: dict[str, str] = {}
+    publish_context: dict[str, str] = {}
+    secrets: tuple[VolumeSecret, ...] = ()
+    """Their data comes among the assignment's secrets."""
+
+
 class AssignmentsRequest(Value, frozen=True, kw_only=True):
     """What must this node run?"""
 
@@ -87,6 +103,9 @@ class Assignments(Value, frozen=True, kw_only=True):
     removed_secrets: tuple[str, ...] = ()
     configs: tuple[Config, ...] = ()
     removed_configs: tuple[str, ...] = ()
+    volumes: tuple[AssignedVolume, ...] = ()
+    removed_volumes: tuple[VolumeId, ...] = ()
+    """To be taken down when no task uses them any more, and reported with ``UPDATE_VOLUMES``."""
 
 
 class StatusUpdate(Value, frozen=True, kw_only=True):
@@ -101,6 +120,13 @@ class UpdateTaskStatus(Value, frozen=True, kw_only=True):
 
     session_id: SessionId
     updates: tuple[StatusUpdate, ...]
+
+
+class UpdateVolumes(Value, frozen=True, kw_only=True):
+    """Volumes that the node has taken down; answered when that is stored."""
+
+    session_id: SessionId
+    unpublished: tuple[VolumeId, ...]
 
 
 SESSION = Feed(
@@ -133,5 +159,14 @@ UPDATE_STATUS = Call(
     leader=True,
     idempotent=True,
 )
+UPDATE_VOLUMES = Call(
+    name="session.update_volumes",
+    request=UpdateVolumes,
+    reply=Empty,
+    owner=Owner.DISPATCHER,
+    roles=NODES,
+    leader=True,
+    idempotent=True,
+)
 
-METHODS = (SESSION, HEARTBEAT, ASSIGNMENTS, UPDATE_STATUS)
+METHODS = (SESSION, HEARTBEAT, ASSIGNMENTS, UPDATE_STATUS, UPDATE_VOLUMES)

@@ -15,6 +15,7 @@ from services.kit.model.ids import (
     ServiceId,
     SpecVersionId,
     TaskId,
+    VolumeId,
 )
 from services.kit.model.specs import (
     Annotations,
@@ -41,6 +42,7 @@ from services.kit.model.states import (
     UpdateState,
 )
 from services.kit.model.value import Value
+from services.kit.model.volumes import Publication, VolumeDriverNode, VolumeInfo, VolumeSpec, VolumeUse
 
 
 class Meta(Value, frozen=True, kw_only=True):
@@ -83,6 +85,8 @@ class NodeDescription(Value, frozen=True, kw_only=True):
     unenforced: tuple[str, ...] = ()
     """Limits that this node cannot enforce, for example ``process.memory``."""
     tls: TlsInfo = TlsInfo()
+    volume_drivers: tuple[VolumeDriverNode, ...] = ()
+    """Drivers of cluster volumes that this node has."""
 
 
 class NodeStatus(Value, frozen=True, kw_only=True):
@@ -236,6 +240,8 @@ class Task(Value, frozen=True, kw_only=True):
     """Why it is not wanted any more, where that is not plain from the task itself."""
     generic: tuple[GenericResource, ...] = ()
     """Generic resources that were dealt to this task."""
+    volumes: tuple[VolumeUse, ...] = ()
+    """Cluster volumes that were chosen for its mounts of type cluster, with its node."""
 
 
 class TokenLimits(Value, frozen=True, kw_only=True):
@@ -328,7 +334,23 @@ class Network(Value, frozen=True, kw_only=True):
     spec: NetworkSpec
 
 
-Object = Node | Service | SpecVersion | Task | Cluster | Secret | Config | Network
+class Volume(Value, frozen=True, kw_only=True):
+    """A cluster volume."""
+
+    id: VolumeId
+    meta: Meta = Meta()
+    spec: VolumeSpec
+    info: VolumeInfo | None = None
+    """None until the driver has made it."""
+    publications: tuple[Publication, ...] = ()
+    """By node."""
+    pending_delete: bool = False
+    """It goes when no node has it any more."""
+    message: str = ""
+    """What the driver could not do last."""
+
+
+Object = Node | Service | SpecVersion | Task | Cluster | Secret | Config | Network | Volume
 
 
 class ManagerPeer(Value, frozen=True, kw_only=True):

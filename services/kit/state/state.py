@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, VolumeId
 from services.kit.model.objects import (
     Cluster,
     Config,
@@ -26,6 +26,7 @@ from services.kit.model.objects import (
     Service,
     SpecVersion,
     Task,
+    Volume,
 )
 from services.kit.model.value import Value
 from services.kit.state.checks import refusal
@@ -131,6 +132,11 @@ class State:
     def networks(self) -> Mapping[NetworkId, Network]:
         """All networks."""
         return cast("Mapping[NetworkId, Network]", self._tables[Table.NETWORK])
+
+    @property
+    def volumes(self) -> Mapping[VolumeId, Volume]:
+        """All cluster volumes."""
+        return cast("Mapping[VolumeId, Volume]", self._tables[Table.VOLUME])
 
     def get(self, table: Table, object_id: str) -> Object | None:
         """One object of any table."""

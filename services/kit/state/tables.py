@@ -7,7 +7,19 @@ from typing import TypeVar
 
 import msgspec
 
-from services.kit.model.objects import Cluster, Config, Meta, Network, Node, Object, Secret, Service, SpecVersion, Task
+from services.kit.model.objects import (
+    Cluster,
+    Config,
+    Meta,
+    Network,
+    Node,
+    Object,
+    Secret,
+    Service,
+    SpecVersion,
+    Task,
+    Volume,
+)
 
 
 class Table(StrEnum):
@@ -21,6 +33,7 @@ class Table(StrEnum):
     SECRET = "secret"
     CONFIG = "config"
     NETWORK = "network"
+    VOLUME = "volume"
 
 
 TYPES: dict[Table, type[Object]] = {
@@ -32,6 +45,7 @@ TYPES: dict[Table, type[Object]] = {
     Table.SECRET: Secret,
     Table.CONFIG: Config,
     Table.NETWORK: Network,
+    Table.VOLUME: Volume,
 }
 
 TABLE_OF: dict[type[Object], Table] = {kind: table for table, kind in TYPES.items()}
@@ -67,7 +81,7 @@ def name_of(thing: Object) -> str:
     match thing:
         case Secret() | Config() if thing.superseded_by is not None:
             return ""  # the next version has the name
-        case Service() | Secret() | Config() | Network():
+        case Service() | Secret() | Config() | Network() | Volume():
             return thing.spec.annotations.name.lower()
         case Cluster():
             return "default"

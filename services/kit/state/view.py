@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, Config, Network, Node, Secret, Service, SpecVersion, Task
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, VolumeId
+from services.kit.model.objects import Cluster, Config, Network, Node, Secret, Service, SpecVersion, Task, Volume
 
 
 class View(Protocol):
@@ -43,6 +43,10 @@ class View(Protocol):
     @property
     def networks(self) -> Mapping[NetworkId, Network]:
         """All networks."""
+
+    @property
+    def volumes(self) -> Mapping[VolumeId, Volume]:
+        """All cluster volumes."""
 
     def spec(self, service: ServiceId, version: int) -> SpecVersion | None:
         """The template of a service's version."""
