@@ -1,7 +1,8 @@
 """The set of tasks that the dispatcher wants on this node, with the templates, secrets and configs they need.
 
 Pure: an ``Assignments`` message goes in, the changes to carry out come out. A message that does not follow the last one is not
-applied at all; the answer is then ``Resync``, and everything is ignored until the next full set.
+applied at all; the answer is then ``Resync``, and everything is ignored until the next full set. A full set may come in parts; what it
+does not name is removed with the last one.
 
 Secrets and configs live in memory only. After a restart of the agent they come with the first full set; a task that needs one
 earlier waits (``MissingDependency``).
@@ -68,6 +69,8 @@ class Worker:
         self._configs: dict[str, Config] = {}
         self._follows: int | None = None
         self._complete = False
+        self._unnamed: set[TaskId] | None = None
+        """Tasks that the parts of a full set have not named so far; None while no full set is under way."""
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._tasks
@@ -97,7 +100,6 @@ class Worker:
         self._take_dependencies(message)
         actions = self._take_tasks(message)
         self._follows = message.results_in
-        self._complete = self._complete or message.full
         used = {_spec_of(task) for task in self._tasks.values()}
         for unused in self._specs.keys() - used:
             del self._specs[unused]
@@ -134,7 +136,12 @@ class Worker:
     def _take_tasks(self, message: Assignments) -> list[WorkerAction]:
         removed: set[TaskId] = set(message.removed_tasks)
         if message.full:
-            removed |= self._tasks.keys() - {assigned.task.id for assigned in message.tasks}
+            self._unnamed = set(self._tasks)
+        if self._unnamed is not None:
+            self._unnamed -= {assigned.task.id for assigned in message.tasks}
+            if not message.more_follows:
+                removed |= self._unnamed
+                self._unnamed, self._complete = None, True
         gone = sorted(removed & self._tasks.keys())
         for task_id in gone:
             del self._tasks[task_id]

@@ -2,7 +2,8 @@
 
 Fed with what the store applied (never with what is only under way), asked for messages with ``take``. Pushed are new assignments and
 changes of desired state or template; statuses are the node's own news. Secrets and configs travel before the first task that uses
-them and are taken back with the last one. What must stay true: messages are numbered without gaps.
+them and are taken back with the last one. What must stay true: messages are numbered without gaps, and the parts of a full set
+say that more follows, so that a node with many tasks takes none of them for gone.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class AssignmentBook:
         self._secrets = _Uses()
         self._configs = _Uses()
         self._number = 0
+        self._is_whole = False
+        """True once the last part of the full set was taken."""
         for task in view.tasks_of_node(node).values():
             if task.status.state >= TaskState.ASSIGNED:
                 self._changed[task.id] = shown(task)
@@ -111,10 +114,13 @@ class AssignmentBook:
             tasks.append(AssignedTask(task=task))
         secrets, removed_secrets = self._secrets.news()
         configs, removed_configs = self._configs.news()
+        more_follows = not self._is_whole and bool(self._changed)
+        self._is_whole = not more_follows
         return Assignments(
             full=number == 0,
             applies_to=number,
             results_in=self._number,
+            more_follows=more_follows,
             tasks=tuple(tasks),
             removed_tasks=tuple(removed),
             specs=tuple(specs),

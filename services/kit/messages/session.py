@@ -95,6 +95,8 @@ class Assignments(Value, frozen=True, kw_only=True):
     full: bool
     applies_to: int
     results_in: int
+    more_follows: bool = False
+    """The full set goes on in the next message: until its last part, what was not named is not missing."""
     tasks: tuple[AssignedTask, ...] = ()
     """Tasks to add or replace."""
     removed_tasks: tuple[TaskId, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from services.agent.core.worker import Change, Remove, Worker
 from services.dispatcher.core.assignments import TASKS_MAX, AssignmentBook
 from services.kit.messages.session import Assignments
 from services.kit.model.ids import ConfigId, NodeId, SecretId, ServiceId, TaskId, spec_version_id
@@ -190,3 +191,25 @@ def test_messages_are_numbered_without_gaps_and_bounded() -> None:
     assert (len(first.tasks), len(second.tasks)) == (TASKS_MAX, count - TASKS_MAX)
     assert (first.applies_to, first.results_in, second.applies_to, second.results_in) == (0, 1, 1, 2)
     assert (first.full, second.full) == (True, False)
+
+
+def test_an_agent_that_comes_back_with_more_tasks_than_a_message_holds_keeps_them_all() -> None:
+    desk = Desk()
+    count = 2 * TASKS_MAX + 10
+    for number in range(count):
+        desk.add(f"t{number}", TaskState.RUNNING)
+    spec = desk.state.spec(S, 1)
+    assert spec is not None
+    held = list(desk.state.tasks.values())
+    desk.change("t5", desired_state=TaskState.SHUTDOWN)
+    gone = msgspec.structs.replace(held[0], id=TaskId("gone"))
+    agent = Worker((task, spec) for task in (gone, *held))
+    parts = [desk.open(), desk.take(), desk.take()]
+    assert [part.more_follows for part in parts] == [True, True, False]
+    complete = []
+    actions = []
+    for part in parts:
+        actions += agent.apply(part)
+        complete.append(agent.complete)
+    assert actions == [Change(desk.state.tasks[TaskId("t5")]), Remove(TaskId("gone"))]
+    assert complete == [False, False, True], "only then is a task that was not named not ours"
