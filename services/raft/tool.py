@@ -21,6 +21,7 @@ from services.kit.lifecycle.exit_codes import ExitCode, exit_code_of
 from services.kit.lifecycle.settings import ENVIRONMENT_PREFIX
 from services.kit.messages import store
 from services.kit.messages.method import Empty
+from services.kit.model.unlock_key import parse_unlock_key
 from services.kit.runtime.clock import SystemClock
 from services.raft.shell.inspection import Inspection, Standing, most_advanced
 
@@ -70,10 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _inspect(parsed: argparse.Namespace) -> Inspection:
+    """Read the files; those of a locked manager need the unlock key, which is no argument because everybody can read those."""
+    written = os.environ.get(f"{ENVIRONMENT_PREFIX}UNLOCK_KEY", "")
+    return Inspection(parsed.state_dir, parse_unlock_key(written) if written else b"")
+
+
 def _status(parsed: argparse.Namespace) -> str:
     running = asyncio.run(_ask(parsed.state_dir))
     if running is None or parsed.json:
-        standing = Inspection(parsed.state_dir).standing()
+        standing = _inspect(parsed).standing()
         return _json(standing) if parsed.json else _describe(standing)
     rows = [("member", running.node_id), ("state", running.state), ("leader", running.leader or "-")]
     rows += [("term", str(running.term)), ("committed", str(running.commit_index))]
@@ -103,7 +110,7 @@ def _describe(standing: Standing) -> str:
 
 
 def _log(parsed: argparse.Namespace) -> str:
-    inspection = Inspection(parsed.state_dir)
+    inspection = _inspect(parsed)
     last = parsed.last or inspection.log.entries.last
     first = parsed.first or last - LINES_MAX + 1
     lines = list(inspection.lines(first, last))
@@ -113,7 +120,7 @@ def _log(parsed: argparse.Namespace) -> str:
 
 
 def _snapshot(parsed: argparse.Namespace) -> str:
-    lines = Inspection(parsed.state_dir).snapshots()
+    lines = _inspect(parsed).snapshots()
     if parsed.json:
         return _json(lines)
     if not lines:
@@ -128,7 +135,7 @@ def _snapshot(parsed: argparse.Namespace) -> str:
 
 
 def _verify(parsed: argparse.Namespace) -> str:
-    inspection = Inspection(parsed.state_dir)
+    inspection = _inspect(parsed)
     snapshots = inspection.snapshots()
     machine = inspection.replay(inspection.log.entries.last)
     entries = inspection.log.entries
@@ -142,7 +149,7 @@ def _verify(parsed: argparse.Namespace) -> str:
 
 
 def _recover(parsed: argparse.Namespace) -> str:
-    mine = Inspection(parsed.state_dir).standing()
+    mine = _inspect(parsed).standing()
     others = [msgspec.json.decode(path.read_bytes(), type=Standing) for path in parsed.other]
     best = most_advanced([mine, *others])
     known = 1 + len(others)

@@ -25,7 +25,7 @@ def parse_unlock_key(text: str) -> bytes:
     try:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise _malformed("it has characters that no key has") from None
+        raise _malformed("it is not whole, or has characters that no key has") from None
     if len(key) != KEY_BYTES:
         raise _malformed(f"it holds {len(key)} bytes instead of {KEY_BYTES}")
     return key

@@ -148,10 +148,12 @@ class RaftApp:
         self._roster = Roster(
             self._driver, self._links, join_timeout_s=settings.join_timeout_s, follow=self._want_links
         )
+        self._snapshots = recovered.snapshots
         self._transfer = SnapshotTransfer(self._driver, self._links, recovered.snapshots)
         self._compaction = Compaction(
             self._driver,
             recovered.snapshots,
+            self._keys,
             last_index=recovered.snapshot_index,
             log_bytes=settings.snapshot_log_bytes,
         )
@@ -261,7 +263,9 @@ class RaftApp:
             is_current = cluster is not None and member.machine.applied_index == member.log.entries.last
             if cluster is not None and is_current and cluster.unlock_key != self._keys.sealed_under:
                 await self._runtime.node.report_lock(cluster.unlock_key)
-                self._keys.seal_under(cluster.unlock_key)
+                if self._keys.seal_under(cluster.unlock_key):
+                    member.log.use_key(self._keys.newest)
+                    self._snapshots.use_key(self._keys.newest)
                 self._log.info("data key sealed" if cluster.unlock_key else "data key unsealed")
             await self._driver.turned.wait()
 

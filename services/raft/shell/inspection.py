@@ -13,7 +13,7 @@ import msgspec
 
 from services.kit.errors import DataLoss, FailedPrecondition
 from services.kit.runtime.files import Disk
-from services.kit.runtime.sealed_key import KEY_BYTES
+from services.kit.runtime.sealed_key import is_sealed, split_keys, unseal
 from services.kit.state.transaction import Transaction
 from services.raft.core.commands import membership_of, transactions_of
 from services.raft.core.entries import NO_OP, Entry
@@ -95,10 +95,11 @@ class _LookingDisk(Disk):
 class Inspection:
     """The files of one member as they are now. Raises DataLoss when they are damaged, FailedPrecondition when there are none."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, unlock_key: bytes = b"") -> None:
         self._state_dir = state_dir
         self._directory = state_dir / "raft"
-        self._key = _read_key(self._directory / "data.key")
+        self._key, *older = _read_keys(self._directory / "data.key", unlock_key)
+        self._older_keys = tuple(older)
         self.log, self.head, self.torn_bytes = _while_files_vanish(self._open)
 
     def standing(self) -> Standing:
@@ -154,13 +155,22 @@ class Inspection:
         newest = self._shelf().newest()
         head = self._shelf().load(newest).head if newest else None
         base, index = (Configuration(), 0) if head is None else (head.configuration, head.index)
-        log = Log(self._directory / "log", self._key, entropy=bytes, base=base, base_index=index, disk=disk)
+        log = Log(
+            self._directory / "log",
+            self._key,
+            entropy=bytes,
+            base=base,
+            base_index=index,
+            disk=disk,
+            older_keys=self._older_keys,
+        )
         if log.entries.first > max(index, 1):
             raise DataLoss(f"{self._directory}: entries {index} to {log.entries.first} are missing; {WAY_BACK}")
         return log, head, disk.torn_bytes
 
     def _shelf(self) -> Snapshots:
-        return Snapshots(self._directory / "snapshots", self._key, entropy=bytes, disk=_LookingDisk())
+        directory = self._directory / "snapshots"
+        return Snapshots(directory, self._key, entropy=bytes, disk=_LookingDisk(), older_keys=self._older_keys)
 
     def _snapshot_line(self, index: int, size: int) -> SnapshotLine:
         assembly = self._shelf().load(index)
@@ -201,14 +211,16 @@ def _names(configuration: Configuration) -> tuple[str, ...]:
     return tuple(f"{node_id} {record.raft_addr}" for node_id, record in sorted(configuration.members.items()))
 
 
-def _read_key(path: Path) -> bytes:
+def _read_keys(path: Path, unlock_key: bytes) -> tuple[bytes, ...]:
     try:
-        key = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise FailedPrecondition(f"{path.parent} holds no store: this node is no manager, or never was") from None
-    if len(key) != KEY_BYTES:
-        raise DataLoss(f"{path} holds {len(key)} bytes instead of {KEY_BYTES}: it is no data key")
-    return key
+    if is_sealed(content):
+        if not unlock_key:
+            raise FailedPrecondition(f"{path} is sealed: give the unlock key as SWARMBUS_UNLOCK_KEY in the environment")
+        content = unseal(content, unlock_key)
+    return split_keys(content, path)
 
 
 def _while_files_vanish(read: Callable[[], ResultT]) -> ResultT:

@@ -23,6 +23,7 @@ from services.raft.shell.sealed import (
     WAY_BACK,
     Cipher,
     Preamble,
+    key_of,
     preamble,
     read_preamble,
 )
@@ -39,6 +40,7 @@ class _Segment:
     number: int
     highest: int
     """Highest index of its entries, 0 when it has none."""
+    data_key: bytes
 
 
 class Log:
@@ -54,11 +56,13 @@ class Log:
         base_index: int = 0,
         segment_bytes: int = SEGMENT_BYTES,
         disk: Disk = REAL_DISK,
+        older_keys: tuple[bytes, ...] = (),
     ) -> None:
-        """Read what is there; raises DataLoss when it is damaged."""
+        """Read what is there, new files being sealed under ``data_key``; raises DataLoss when it is damaged."""
         self._disk = disk
         self._directory = directory
         self._data_key = data_key
+        self._older_keys = older_keys
         self._entropy = entropy
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
@@ -91,7 +95,17 @@ class Log:
         """True when something is not durable yet."""
         return bool(self._buffer)
 
+    @property
+    def lies_under_older_keys(self) -> bool:
+        """True while a file is sealed under another key than new files are."""
+        return any(segment.data_key != self._data_key for segment in self._segments)
+
     # -- changing
+
+    def use_key(self, data_key: bytes) -> None:
+        """Seal under another key from the next sync on."""
+        self._older_keys = (self._data_key, *self._older_keys)
+        self._data_key = data_key
 
     def append(self, entry: Entry) -> None:
         """Add the next entry."""
@@ -141,7 +155,7 @@ class Log:
         """Make everything durable; OSError when the disk refuses, after which the log must not be used any more."""
         if not self._buffer:
             return
-        if self._descriptor < 0 or self._size >= self._segment_bytes:
+        if self._descriptor < 0 or self._size >= self._segment_bytes or self._segments[-1].data_key != self._data_key:
             self._open_segment()
         if self._commit_written != self._commit:
             self._buffer.append(records.commit(self._commit))
@@ -183,7 +197,7 @@ class Log:
         self._disk.sync(self._descriptor)
         self._disk.replace(temporary, path)
         self._disk.sync_directory(self._directory)
-        self._segments.append(_Segment(path, number, 0))
+        self._segments.append(_Segment(path, number, 0, self._data_key))
 
     def _next_number(self) -> int:
         numbers = [int(path.stem) for path in self._directory.glob(f"*{SUFFIX}")]
@@ -213,8 +227,9 @@ class Log:
         scan = frames.scan(data, PREAMBLE_BYTES, head.first_sequence)
         if scan.damaged or (scan.end != len(data) and not last):
             raise DataLoss(f"{path} is damaged at byte {scan.end}; {WAY_BACK}")
-        segment = _Segment(path, head.number, 0)
-        cipher = Cipher(self._data_key, head.salt)
+        first = scan.frames[0] if scan.frames else None
+        segment = _Segment(path, head.number, 0, key_of((self._data_key, *self._older_keys), head.salt, first))
+        cipher = Cipher(segment.data_key, head.salt)
         for frame in scan.frames:
             try:
                 segment.highest = max(segment.highest, recovered.take(cipher.open(frame, path)))

@@ -52,11 +52,12 @@ def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes], di
         # What a killed process created or renamed there is seen now and must be there after a power cut as well.
         disk.sync_directory(place)
     key = keys.load()
-    snapshots = Snapshots(snapshot_directory, key, entropy=entropy, disk=disk)
+    older = keys.older
+    snapshots = Snapshots(snapshot_directory, key, entropy=entropy, disk=disk, older_keys=older)
     machine = Machine()
     index = snapshots.newest()
     if not index:
-        log = Log(log_directory, key, entropy=entropy, disk=disk)
+        log = Log(log_directory, key, entropy=entropy, disk=disk, older_keys=older)
         if log.entries.first > 1:
             raise DataLoss(
                 f"{snapshot_directory}: the snapshot before entry {log.entries.first} is missing; {WAY_BACK}"
@@ -65,7 +66,15 @@ def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes], di
     assembly = snapshots.load(index)
     head = assembly.head
     assert head is not None
-    log = Log(log_directory, key, entropy=entropy, base=head.configuration, base_index=head.index, disk=disk)
+    log = Log(
+        log_directory,
+        key,
+        entropy=entropy,
+        base=head.configuration,
+        base_index=head.index,
+        disk=disk,
+        older_keys=older,
+    )
     if log.entries.term_at(head.index) != head.term:
         if log.entries.first > head.index:
             raise DataLoss(f"{log_directory}: entries {head.index} to {log.entries.first} are missing; {WAY_BACK}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +51,14 @@ class Cipher:
         """Return the frame of a payload."""
         return frames.pack(sequence, self._aead.encrypt(_NONCE.pack(0, sequence), payload, None))
 
+    def fits(self, frame: frames.Frame) -> bool:
+        """Tell whether this cipher sealed a frame."""
+        try:
+            self._aead.decrypt(_NONCE.pack(0, frame.sequence), bytes(frame.payload), None)
+        except InvalidTag:
+            return False
+        return True
+
     def open(self, frame: frames.Frame, path: Path) -> bytes:
         """Return the payload of a frame."""
         try:
@@ -59,6 +67,15 @@ class Cipher:
             raise DataLoss(
                 f"{path}: frame {frame.sequence} does not open with this node's data key; {WAY_BACK}"
             ) from None
+
+
+def key_of(data_keys: Sequence[bytes], salt: bytes, frame: frames.Frame | None) -> bytes:
+    """Return the key that a file with this first frame was sealed under, the newest when none fits."""
+    if len(data_keys) > 1 and frame is not None:
+        for data_key in data_keys:
+            if Cipher(data_key, salt).fits(frame):
+                return data_key
+    return data_keys[0]
 
 
 def preamble(value: Preamble) -> bytes:
@@ -77,11 +94,11 @@ def read_preamble(data: bytes, path: Path) -> Preamble:
     return Preamble(number, first_sequence, salt)
 
 
-def read_payloads(path: Path, data_key: bytes) -> Iterator[bytes]:
+def read_payloads(path: Path, data_keys: Sequence[bytes]) -> Iterator[bytes]:
     """Yield the payloads of a file that was finished; raises DataLoss at the first thing that is wrong."""
     with path.open("rb") as file:
         head = read_preamble(file.read(PREAMBLE_BYTES), path)
-        cipher = Cipher(data_key, head.salt)
+        cipher: Cipher | None = None
         sequence = head.first_sequence
         while header := file.read(frames.HEADER_BYTES):
             length = frames.claimed_length(header)
@@ -89,5 +106,6 @@ def read_payloads(path: Path, data_key: bytes) -> Iterator[bytes]:
             frame = frames.read(data, 0)
             if frame is None or frame.sequence != sequence:
                 raise DataLoss(f"{path} is damaged in frame {sequence}; {WAY_BACK}")
+            cipher = cipher or Cipher(key_of(data_keys, head.salt, frame), head.salt)
             yield cipher.open(frame, path)
             sequence += 1

@@ -6,7 +6,7 @@ loading raises DataLoss and the process ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from services.kit.errors import DataLoss
@@ -34,10 +34,12 @@ class Snapshots:
         entropy: Callable[[int], bytes],
         keep_old: int = 0,
         disk: Disk = REAL_DISK,
+        older_keys: tuple[bytes, ...] = (),
     ) -> None:
         self._disk = disk
         self._directory = directory
         self._data_key = data_key
+        self._older_keys = older_keys
         self._entropy = entropy
         self.keep_old = keep_old
         for unfinished in (*directory.glob(f"*{_WRITING}"), *directory.glob(f"*{_RECEIVING}")):
@@ -49,7 +51,19 @@ class Snapshots:
 
     def load(self, index: int) -> Assembly:
         """Return a snapshot's head and state; raises DataLoss when it is not whole."""
-        return _assemble(self._path(index), self._data_key)
+        return _assemble(self._path(index), self._data_keys)
+
+    def use_key(self, data_key: bytes) -> None:
+        """Seal under another key from now on."""
+        self._older_keys = self._data_keys
+        self._data_key = data_key
+
+    @property
+    def lie_under_older_keys(self) -> bool:
+        """True while a snapshot is sealed under another key than new ones are."""
+        return bool(self._older_keys) and any(
+            not _opens_with(path, self._data_key) for path in self._directory.glob(f"*{SUFFIX}")
+        )
 
     def write(self, head: Head, frozen: FrozenState) -> None:
         """Write a snapshot; durable on return. Runs in a thread."""
@@ -64,7 +78,7 @@ class Snapshots:
             return
         held: bytes | None = None
         number = -1
-        for number, payload in enumerate(read_payloads(path, self._data_key)):
+        for number, payload in enumerate(read_payloads(path, self._data_keys)):
             if held is not None and number - 1 >= sequence:
                 yield number - 1, held, False
             held = payload
@@ -80,12 +94,16 @@ class Snapshots:
         """Check what was received and put it in place; durable on return. Raises DataLoss and removes it when it is not whole."""
         incoming.finish()
         try:
-            assembly = _assemble(incoming.path, self._data_key)
+            assembly = _assemble(incoming.path, self._data_keys)
         except DataLoss:
             self._disk.remove(incoming.path)
             raise
         self._install(incoming.path, index)
         return assembly
+
+    @property
+    def _data_keys(self) -> tuple[bytes, ...]:
+        return (self._data_key, *self._older_keys)
 
     def _install(self, temporary: Path, index: int) -> None:
         self._disk.replace(temporary, self._path(index))
@@ -144,10 +162,18 @@ class Incoming:
             self._descriptor = -1
 
 
-def _assemble(path: Path, data_key: bytes) -> Assembly:
+def _opens_with(path: Path, data_key: bytes) -> bool:
+    try:
+        next(read_payloads(path, (data_key,)), None)
+    except DataLoss:
+        return False
+    return True
+
+
+def _assemble(path: Path, data_keys: Sequence[bytes]) -> Assembly:
     assembly = Assembly()
     try:
-        for payload in read_payloads(path, data_key):
+        for payload in read_payloads(path, data_keys):
             assembly.take(payload)
     except BrokenSnapshot as error:
         raise DataLoss(f"{path} is no whole snapshot: {error}; {WAY_BACK}") from error
