@@ -12,6 +12,7 @@ from services.kit.errors import Details, Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages.store import RaftStatus
 from services.kit.runtime.tasks import TaskOwner
+from services.kit.state.tables import Table
 from services.kit.state.transaction import Op
 from services.kit.state.view import View
 from services.kit.store.client import StoreClient
@@ -25,7 +26,7 @@ class Ledger:
     def __init__(self, runtime: Runtime, raft_socket: str) -> None:
         dial = local(runtime.bus, raft_socket)
         self._store = StoreClient(dial=dial, client_id=runtime.ids.new("client"), clock=runtime.clock, actor="ca")
-        self._replica = Replica(dial)
+        self._replica = Replica(dial, tables=(Table.CLUSTER, Table.NODE))
         self._status: RaftStatus | None = None
         self._status_changed = asyncio.Event()
 

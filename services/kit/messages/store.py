@@ -11,6 +11,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Reachability
 from services.kit.model.value import Value
+from services.kit.state.tables import Table
 from services.kit.state.transaction import NOBODY, Change, Origin, Transaction, TxResult
 
 
@@ -39,14 +40,16 @@ class WatchRequest(Value, frozen=True, kw_only=True):
     """Follow the store from behind ``version``. 0 asks for the whole state first."""
 
     version: int = 0
-    stream_id: str = ""
+    tables: tuple[Table, ...] = ()
+    """Only changes of these are sent; none named means all."""
 
 
 class WatchItem(Value, frozen=True, kw_only=True):
     """One step of a watch, in order and without gaps.
 
     ``reset`` starts a full state: forget everything, then take ``changes`` of this and the following items until ``synced``.
-    Otherwise ``changes`` are those of the transaction that made ``version``.
+    Otherwise ``changes`` are those of the transaction that made ``version``. A watch of some tables skips versions that changed nothing there,
+    and now and then says with an empty item how far it got.
     """
 
     version: int

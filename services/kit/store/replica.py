@@ -35,8 +35,10 @@ Listener = Callable[[Batch], None]
 class Replica:
     """Keeps a State fed. Drive it in one of two ways: iterate ``follow``, or spawn ``run`` and ``listen``."""
 
-    def __init__(self, dial: Dial) -> None:
+    def __init__(self, dial: Dial, tables: tuple[Table, ...] = ()) -> None:
+        """``tables`` are those that the copy holds, all when none is named; of the others its owner hears nothing."""
         self.state = State()
+        self._tables = tables
         self._line = Line(dial)
         self._listeners: list[Listener] = []
         self._synced = False
@@ -88,7 +90,7 @@ class Replica:
 
     async def _batches(self, connection: Connection) -> AsyncIterator[Batch]:
         full: list[Change] | None = None
-        request = store.WatchRequest(version=self.state.version if self._synced else 0)
+        request = store.WatchRequest(version=self.state.version if self._synced else 0, tables=self._tables)
         async with connection.open(store.WATCH, request) as items:
             async for item in items:
                 if item.reset:
@@ -102,7 +104,8 @@ class Replica:
                     yield self._take(item.version, changes, reset=True)
 
     def _take(self, version: int, changes: Iterable[Change], *, reset: bool = False, origin: Origin = NOBODY) -> Batch:
-        assert reset or version == self.state.version + 1, f"watch jumped from {self.state.version} to {version}"
+        follows = version > self.state.version if self._tables else version == self.state.version + 1
+        assert reset or follows, f"watch jumped from {self.state.version} to {version}"
         events = tuple(self.state.absorb(version, tuple(changes)))
         batch = Batch(version=version, events=events, reset=reset, origin=origin)
         self._synced = True

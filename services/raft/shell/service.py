@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from functools import partial
 
 from services.kit.bus.api import Context
@@ -16,14 +17,19 @@ from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Reachability
 from services.kit.runtime.clock import Clock
 from services.kit.state.state import FrozenState
+from services.kit.state.tables import Table as StoreTable
 from services.kit.state.transaction import BYTES_MAX, OPS_MAX, Change, Transaction, TxResult
 from services.raft.core.members import MemberRecord
 from services.raft.core.queue import size_of
+from services.raft.core.ring import WatchRing
 from services.raft.shell.driver import Driver
 from services.raft.shell.roster import Roster
 
 ITEM_BYTES = 192 << 10
 """A full state is sent in items of about this size."""
+ALL_TABLES = frozenset(StoreTable)
+SKIPPED_MAX = 1000
+"""Steps that a watch of some tables passes over before it says how far it got and lets others go on."""
 
 
 class StoreService:
@@ -79,18 +85,20 @@ class StoreService:
 
     async def _watch(self, _context: Context, request: store.WatchRequest) -> AsyncIterator[store.WatchItem]:
         machine = self._machine
+        tables = frozenset(request.tables) or ALL_TABLES
         cursor = request.version
         resets = machine.resets if cursor else -1
         while True:
             if resets != machine.resets or not machine.ring.resumable(cursor):
                 resets = machine.resets
                 frozen = machine.state.freeze()
-                for item in full_state(frozen):
+                for item in full_state(frozen, tables):
                     yield item
                 cursor = frozen.version
             elif cursor < machine.ring.newest:
-                cursor, changes, origin = machine.ring.after(cursor)
-                yield store.WatchItem(version=cursor, changes=changes, origin=origin)
+                item = next_step(machine.ring, cursor, tables)
+                yield item
+                cursor = item.version
             else:
                 await self._driver.stepped.wait()
 
@@ -186,21 +194,36 @@ def check_size(transaction: Transaction) -> None:
         raise InvalidArgument.of(tuple(problems))
 
 
-def full_state(frozen: FrozenState) -> list[store.WatchItem]:
-    """Return the items that carry a full state; the first says reset, the last synced."""
-    batches: list[list[Change]] = [[]]
+def full_state(frozen: FrozenState, tables: frozenset[StoreTable]) -> Iterator[store.WatchItem]:
+    """Yield the items that carry a full state; the first says reset, the last synced.
+
+    They are made one at a time, as the watcher takes them: a large state all at once would keep the member from its turns.
+    """
+    batch: list[Change] = []
     size = 0
-    for change in frozen.changes():
+    first = True
+    wanted = replace(frozen, tables=tuple(held for held in frozen.tables if held[0] in tables))
+    for change in wanted.changes():
         if size >= ITEM_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(change)
+            yield store.WatchItem(version=frozen.version, changes=tuple(batch), reset=first, synced=False)
+            batch, size, first = [], 0, False
+        batch.append(change)
         size += len(change.object)
-    last = len(batches) - 1
-    return [
-        store.WatchItem(version=frozen.version, changes=tuple(batch), reset=at == 0, synced=at == last)
-        for at, batch in enumerate(batches)
-    ]
+    yield store.WatchItem(version=frozen.version, changes=tuple(batch), reset=first, synced=True)
+
+
+def next_step(ring: WatchRing, cursor: int, tables: frozenset[StoreTable]) -> store.WatchItem:
+    """Return the next step behind a version that changed one of the tables, or an empty one that says how far there is none."""
+    for _ in range(SKIPPED_MAX):
+        cursor, changes, origin = ring.after(cursor)
+        if tables == ALL_TABLES:
+            return store.WatchItem(version=cursor, changes=changes, origin=origin)
+        wanted = tuple(change for change in changes if change.table in tables)
+        if wanted:
+            return store.WatchItem(version=cursor, changes=wanted, origin=origin)
+        if cursor == ring.newest:
+            break
+    return store.WatchItem(version=cursor)
 
 
 def _peer(record: MemberRecord) -> ManagerPeer:
