@@ -193,8 +193,14 @@ PLANTED = (
     _state(
         "state/sessions.py",
         "the newest answer is forgotten instead of the oldest",
-        "            del results[next(iter(results))]",
-        "            del results[next(reversed(results))]",
+        "            del self.results[oldest]\n            self.begins_at",
+        "            del self.results[next(reversed(self.results))]\n            self.begins_at",
+    ),
+    _state(
+        "state/sessions.py",
+        "what was answered long ago is applied again",
+        "        return session is not None and sequence < session.begins_at\n",
+        "        return session is None and sequence < 0\n",
     ),
     _state(
         "store/replica.py",

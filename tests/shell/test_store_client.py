@@ -13,6 +13,7 @@ from services.kit.messages import store
 from services.kit.model.ids import NodeId
 from services.kit.model.objects import Node
 from services.kit.runtime.clock import SystemClock
+from services.kit.state.sessions import UNDER_WAY_MAX
 from services.kit.state.transaction import Op, TxResult, create
 from services.kit.store.batches import BATCH_BYTES_MAX
 from services.kit.store.client import StoreClient
@@ -29,9 +30,16 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: list[int] = []
         self.answers = True
+        self.asked = asyncio.Event()
+        self.newest = 0
+        """Sequence that came last."""
+        self.oldest = 0
+        """The oldest without an answer, as the client said then."""
 
     async def propose(self, _context: Context, request: store.Propose) -> store.ProposeReply:
         self.messages.append(len(request.transactions))
+        self.asked.set()
+        self.newest, self.oldest = request.transactions[-1].sequence, request.transactions[-1].unanswered_from
         if not self.answers:
             await asyncio.Event().wait()
         outcome = store.Outcome(result=TxResult(version=1))
@@ -107,3 +115,27 @@ def test_a_bad_transaction_does_not_harm_those_that_travel_with_it(tmp_path: Pat
         assert second.version == 2
 
     run_homes(tmp_path, scenario)
+
+
+def test_a_client_waits_before_it_runs_too_far_ahead_of_its_oldest_transaction() -> None:
+    async def scenario() -> None:
+        recorder = Recorder()
+        bus, client = await with_recorder(recorder)
+        recorder.answers = False
+        slow = asyncio.ensure_future(client.propose([node("slow")]))
+        await recorder.asked.wait()
+        recorder.answers = True
+        for number in range(UNDER_WAY_MAX - 1):
+            await client.propose([node(f"n{number}")])
+        one_more = asyncio.ensure_future(client.propose([node("one more")]))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not one_more.done()
+        assert recorder.newest == UNDER_WAY_MAX
+        slow.cancel()
+        await one_more
+        assert recorder.oldest == UNDER_WAY_MAX + 1
+        await client.close()
+        await bus.close()
+
+    asyncio.run(scenario())

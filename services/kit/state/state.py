@@ -174,6 +174,8 @@ class State:
         known = self.sessions.recall(transaction.client, transaction.sequence)
         if known is not None:
             return known, ()
+        if self.sessions.is_over(transaction.client, transaction.sequence):
+            return TxResult(version=self.version, conflict=_repeated(transaction.ops)), ()
         version = self.version + 1
         changes: list[Change] = []
         undo: list[tuple[Table, str, Object | None]] = []
@@ -194,7 +196,7 @@ class State:
         else:
             self.version = version
             result = TxResult(version=version)
-        self.sessions.remember(transaction.client, transaction.sequence, result)
+        self.sessions.remember(transaction.client, transaction.sequence, result, transaction.unanswered_from)
         return result, tuple(changes)
 
     def absorb(self, version: int, changes: tuple[Change, ...]) -> list[Event]:
@@ -307,6 +309,12 @@ class State:
                 self.ports.discard(thing)
             case _:
                 pass
+
+
+def _repeated(ops: tuple[Op, ...]) -> TxConflict:
+    table, object_id = (ops[0].table, ops[0].id) if ops else (Table.CLUSTER, "")
+    message = "this transaction was answered before"
+    return TxConflict(reason=ConflictReason.REPEATED, table=table, id=object_id, message=message)
 
 
 InnerT = TypeVar("InnerT")

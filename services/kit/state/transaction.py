@@ -58,6 +58,8 @@ class Transaction(Value, frozen=True, kw_only=True):
     ops: tuple[Op, ...]
     actor: str = ""
     cause: str = ""
+    unanswered_from: int = 0
+    """The client's oldest sequence that had no answer when this was made: what was answered before it need not be remembered."""
 
     @property
     def origin(self) -> Origin:
@@ -78,6 +80,8 @@ class ConflictReason(StrEnum):
     """An observed or desired task state would move back."""
     MALFORMED = "malformed"
     TOO_LARGE = "too_large"
+    REPEATED = "repeated"
+    """It was answered long ago, and what it answered is forgotten."""
 
 
 class TxConflict(Value, frozen=True, kw_only=True):

@@ -6,7 +6,6 @@ it takes effect at most once, and its caller learns the true outcome or that it 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import NoReturn
 
@@ -15,14 +14,12 @@ import msgspec
 from services.kit.errors import Conflict, DeadlineExceeded, Unavailable
 from services.kit.messages import store
 from services.kit.messages.method import Empty
+from services.kit.runtime.changes import Changes
 from services.kit.runtime.clock import Clock
-from services.kit.state.sessions import RESULTS_MAX
+from services.kit.state.sessions import UNDER_WAY_MAX
 from services.kit.state.transaction import Op, Transaction, TxConflict, TxResult
 from services.kit.store.batches import Batches
 from services.kit.store.line import BackOff, Dial, Line
-
-UNDER_WAY_MAX = RESULTS_MAX // 2
-"""Transactions of one client without an answer; more wait their turn. Below what the store remembers, so that each can be retried."""
 
 
 class TransactionConflict(Conflict):
@@ -46,7 +43,9 @@ class StoreClient:
         self._clock = clock
         self._sequence = 0
         self._batches = Batches()
-        self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
+        self._unanswered: dict[int, None] = {}
+        """Sequences under way, the oldest first."""
+        self._answered = Changes()
 
     async def propose(
         self,
@@ -64,17 +63,21 @@ class StoreClient:
         Raises TransactionConflict (unless asked not to); Unavailable when this node does not lead: ``details.leader`` may say who
         does, and ``details.maybe_executed`` whether the transaction may have taken effect; DeadlineExceeded likewise.
         """
-        self._sequence += 1
-        transaction = Transaction(
-            client=self.client_id,
-            sequence=self._sequence,
-            at=self._clock.wall(),
-            ops=tuple(ops),
-            actor=actor or self._actor,
-            cause=cause,
-        )
-        async with self._slots:
+        sequence = await self._next_sequence()
+        try:
+            transaction = Transaction(
+                client=self.client_id,
+                sequence=sequence,
+                at=self._clock.wall(),
+                ops=tuple(ops),
+                actor=actor or self._actor,
+                cause=cause,
+                unanswered_from=next(iter(self._unanswered)),
+            )
             result = await self._outcome(transaction, self._clock.monotonic() + timeout_s)
+        finally:
+            del self._unanswered[sequence]
+            self._answered.announce()
         if result.conflict is not None and raise_conflict:
             raise TransactionConflict(result)
         return result
@@ -111,6 +114,14 @@ class StoreClient:
         """Release the connection; idempotent."""
         await self._line.close()
         await self._batches.close()
+
+    async def _next_sequence(self) -> int:
+        """Wait until no result that may still be asked for again can be forgotten (see ``services.kit.state.sessions``)."""
+        while self._unanswered and self._sequence + 1 - next(iter(self._unanswered)) >= UNDER_WAY_MAX:
+            await self._answered.wait()
+        self._sequence += 1
+        self._unanswered[self._sequence] = None
+        return self._sequence
 
     async def _outcome(self, transaction: Transaction, deadline: float) -> TxResult:
         back_off = BackOff()
