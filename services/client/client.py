@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from services.client import feed, log_lines
+from services.client.backups import Backups
 from services.client.clusters import Clusters
 from services.client.feed import ObjectChange
 from services.client.line import ControlLine
@@ -43,6 +44,7 @@ class Client:
     ...         print(task.slot, task.status.state.name)
     """
 
+    backups: Backups
     clusters: Clusters
     nodes: Nodes
     services: Services
@@ -68,6 +70,7 @@ class Client:
             clock=clock or SystemClock(),
             ids=ids or SystemIds(),
         )
+        self.backups = Backups(self._line)
         self.clusters = Clusters(self._line)
         self.nodes = Nodes(self._line)
         self.services = Services(self._line)

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from services.dispatcher.core.control import cluster as clusters
 from services.dispatcher.core.control import filters, nodes, refs, services, tasks
 from services.dispatcher.core.control.answers import OTHERS_WERE_FASTER, Answer, refusal
+from services.dispatcher.shell.backup import Backup
 from services.dispatcher.shell.inquiry import Inquiry
 from services.dispatcher.shell.payloads import Payloads
 from services.dispatcher.shell.reads import Reads
@@ -74,6 +75,7 @@ class Control:
         table.on_call(control.REMOVE_TASK, self._remove_task)
         table.on_feed(control.WATCH, self._watch)
         Payloads(self._runtime, self._state, self._readable, self._change).serve(table)
+        Backup(self._runtime.clock, self._state, self._readable, self._change).serve(table)
         Inquiry(self._runtime.clock, self._state, self._readable, self._watches).serve(table)
 
     # -- reading

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.kit.messages import (
+    backup,
     consensus,
     control,
     identity,
@@ -30,6 +31,7 @@ METHODS: tuple[Call[Any, Any] | Feed[Any, Any] | Cast[Any], ...] = (
     *consensus.METHODS,
     *control.METHODS,
     *payloads.METHODS,
+    *backup.METHODS,
     *inquiry.METHODS,
     *volumes.METHODS,
     *session.METHODS,
