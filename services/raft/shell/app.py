@@ -11,7 +11,7 @@ from services.kit.bus.identity import load_identity
 from services.kit.bus.ports import node_ports
 from services.kit.bus.rpc import Table
 from services.kit.bus.session import ManagerLink
-from services.kit.errors import InvalidArgument, SwarmError, Unavailable
+from services.kit.errors import DataLoss, InvalidArgument, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages import consensus, store
 from services.kit.model.ids import NodeId
@@ -29,11 +29,12 @@ from services.raft.shell.library import Timing
 from services.raft.shell.links import KNOWN_BY_KEY_S, Links
 from services.raft.shell.member import Member
 from services.raft.shell.recovery import (
+    Incarnation,
     Recovered,
     allow_force,
     force_new_cluster,
     found_cluster,
-    read_incarnation,
+    lost_log,
     recover,
 )
 from services.raft.shell.roster import Roster
@@ -78,8 +79,10 @@ class RaftApp:
         unlock_keys = self._runtime.node.facts.unlock_keys
         keys = self._keys = FileKey(self._directory / DATA_KEY_FILE, entropy, self._disk, unlock_keys=unlock_keys)
         recovered = self._recovered = recover(self._directory, keys, entropy, self._disk)
-        self._record = self._own_record(read_incarnation(self._directory, entropy, self._disk))
-        self._settle_members(recovered)
+        incarnation = Incarnation(self._directory, recovered.log, self._runtime.node.facts.node_id, entropy)
+        self._record = self._own_record(incarnation.value)
+        self._settle_members(recovered, incarnation)
+        incarnation.keep(self._disk)
         self._build(recovered)
         await self._listen()
         self._tasks.spawn("turns", self._driver.run())
@@ -114,15 +117,20 @@ class RaftApp:
 
     # -- building
 
-    def _settle_members(self, recovered: Recovered) -> None:
+    def _settle_members(self, recovered: Recovered, incarnation: Incarnation) -> None:
         """Found a cluster or force one, when that is what is wanted; a joiner just waits for the log."""
-        if not self._settings.force_new_cluster:
+        force = self._settings.force_new_cluster
+        if not force:
             allow_force(self._directory)
         others = [peer for peer in self._runtime.node.facts.managers if peer.node_id != self._record.node_id]
         fresh = not len(recovered.log.entries)
+        if incarnation.log_is_lost and (fresh if force else not others):
+            raise DataLoss(lost_log(self._directory, recovered.snapshot_index))
+        if incarnation.log_is_lost:
+            self._log.warning("the log is lost, this manager begins anew", snapshot=recovered.snapshot_index)
         if fresh and not others:
             found_cluster(recovered.log, self._record)
-        elif not fresh and self._settings.force_new_cluster:
+        elif not fresh and force:
             forced = force_new_cluster(self._directory, recovered.log, self._record, self._disk)
             self._log.warning("new cluster forced" if forced else "new cluster was forced before, nothing done")
 

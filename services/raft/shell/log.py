@@ -72,6 +72,8 @@ class Log:
         self._cipher: Cipher | None = None
         self._size = 0
         recovered = self._read()
+        self.is_new = not self._segments
+        """True when there was no file: a log that was ever synced has one."""
         self.entries = recovered.entries
         self.term = recovered.term
         self.vote = recovered.vote

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.kit.errors import DataLoss
+from services.kit.model.ids import NodeId
 from services.kit.runtime.files import REAL_DISK, Disk, make_directory
 from services.raft.core.commands import encode_membership
 from services.raft.core.entries import NO_OP, Entry
@@ -35,12 +36,31 @@ class Recovered:
     snapshot_index: int
 
 
-def read_incarnation(directory: Path, entropy: Callable[[int], bytes], disk: Disk = REAL_DISK) -> str:
-    """Return the id of this log directory, made with the directory."""
-    path = directory / "incarnation"
-    if not path.exists():
-        disk.write_atomic(path, entropy(INCARNATION_BYTES).hex().encode())
-    return path.read_text().strip()
+class Incarnation:
+    """The id of this log directory: a member that has lost its log comes back as somebody new, whom nobody believes what the old one said.
+
+    What must stay true: the file is there only when a log was begun, or when this node was to join others.
+    """
+
+    def __init__(self, directory: Path, log: Log, node_id: NodeId, entropy: Callable[[int], bytes]) -> None:
+        self._path = directory / "incarnation"
+        self._is_kept = self._path.exists()
+        self.log_is_lost = self._is_kept and log.is_new
+        """True when there was a log, or might have been."""
+        recorded = log.membership.latest.members.get(node_id)
+        if self._is_kept and not log.is_new:
+            self.value = self._path.read_text().strip()
+        elif recorded is not None and not log.is_new:
+            self.value = recorded.incarnation
+        else:
+            self._is_kept = False
+            self.value = entropy(INCARNATION_BYTES).hex()
+
+    def keep(self, disk: Disk = REAL_DISK) -> None:
+        """Write it down; a founder does so behind the first entries of its log."""
+        if not self._is_kept:
+            disk.write_atomic(self._path, self.value.encode())
+            self._is_kept = True
 
 
 def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes], disk: Disk = REAL_DISK) -> Recovered:
@@ -82,6 +102,17 @@ def recover(directory: Path, keys: KeyStore, entropy: Callable[[int], bytes], di
     log.set_commit_index(head.index)
     machine.begin_at(head.index, assembly.state)
     return Recovered(log=log, machine=machine, snapshots=snapshots, snapshot_index=index)
+
+
+def lost_log(directory: Path, snapshot_index: int) -> str:
+    """Return what to tell about a log that is gone and that nobody else is known to have."""
+    rest = (
+        f"Only the snapshot of entry {snapshot_index} is left: bring the files back, or lose what came after it by starting once with"
+        " --force-new-cluster"
+        if snapshot_index
+        else "Nothing else of the store is left here: bring the files back"
+    )
+    return f"{directory / 'log'} is empty although this manager had a log, and no other manager is known. {rest}"
 
 
 def found_cluster(log: Log, founder: MemberRecord) -> None:
