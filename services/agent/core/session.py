@@ -76,6 +76,8 @@ class Lost:
     """Somebody told where to go, or it was our own wish: the next attempt needs no wait, unless the last one had none either."""
     refused: bool = False
     """The manager does not know this node, or no longer takes its certificate."""
+    by_itself: bool = False
+    """This node's own manager half said it, which knows no better than the node: it neither confirms nor denies a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,8 @@ class SessionMachine:
             return []
         if self.stage is Stage.REGISTERED and now - self._registered_at >= STABLE_S:
             self._back_off_s = 0.0
-        self._refusals = self._refusals + 1 if event.refused else 0
+        if not event.by_itself:
+            self._refusals = self._refusals + 1 if event.refused else 0
         self._back_off_s = min(BACK_OFF_FIRST_S + 2 * self._back_off_s, BACK_OFF_MAX_S)
         self._hastened = event.at_once and not self._hastened
         delay_s = 0.0 if self._hastened else self._rng.uniform(0.0, self._back_off_s)

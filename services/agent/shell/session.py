@@ -185,8 +185,14 @@ class _Live:
                     session_unknown=isinstance(error, (InvalidArgument, NotFound)),
                     at_once=bool(error.details.leader_addr),
                     refused=isinstance(error, (NotFound, Unauthenticated, PermissionDenied)) and not self._expired(),
+                    by_itself=self._is_with_itself(),
                 )
             )
+
+    def _is_with_itself(self) -> bool:
+        """Tell whether the manager at the other end is this very node's."""
+        connection = self._connection
+        return connection is not None and connection.peer.node_id == self._session._runtime.node.facts.node_id
 
     def _expired(self) -> bool:
         """Tell whether this node's certificate has run out: refused now, it may be let in again with the next one."""

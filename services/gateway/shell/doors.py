@@ -16,6 +16,7 @@ from services.gateway.shell.proxy import Proxy, Request
 from services.kit.bus.api import Caller, Context, Meta, RawCallHandler, RawFeedHandler
 from services.kit.bus.rpc import Table
 from services.kit.errors import FailedPrecondition
+from services.kit.messages import consensus
 from services.kit.messages.control import VERSION
 from services.kit.messages.method import Call, Cast, Feed, Owner
 from services.kit.messages.registry import METHODS
@@ -29,11 +30,14 @@ ReadPolicy = Callable[[], Policy]
 
 
 def forwarded_methods() -> tuple[AnyForwarded, ...]:
-    """Return the methods that a gateway takes to another process."""
+    """Return the methods that a gateway takes to another process; what raft members say to one another has a port of its own."""
     return tuple(
         method
         for method in METHODS
-        if not isinstance(method, Cast) and method.roles and method.owner in FORWARDED_OWNERS
+        if not isinstance(method, Cast)
+        and method.roles
+        and method.owner in FORWARDED_OWNERS
+        and method not in consensus.METHODS
     )
 
 

@@ -179,7 +179,9 @@ class RaftApp:
         among_members.on_cast(consensus.REFUSED, self._take_refusal)
         among_members.on_feed(consensus.SNAPSHOT, self._transfer.serve)
         bus, listen = self._runtime.bus, self._settings.listen
-        self._listeners.append(await bus.listen_remote(listen.host, listen.port, among_members, grace_s=KNOWN_BY_KEY_S))
+        port = await bus.listen_remote(listen.host, listen.port, among_members, grace_s=KNOWN_BY_KEY_S)
+        self._listeners.append(port)
+        self._tasks.spawn("revocations", self._refuse_removed_nodes(port))
         self._listeners.append(await bus.listen_local(self._settings.socket("raft"), inside))
 
     def _own_record(self, incarnation: str) -> MemberRecord:
@@ -262,6 +264,18 @@ class RaftApp:
             for peer in self._member.silent_links():
                 await self._links.redial(peer)
             self._want_links()
+
+    async def _refuse_removed_nodes(self, port: Listener) -> None:
+        """Cut off whoever was removed from the swarm as soon as this member's state says so, and let no more of them in."""
+        refused: set[bytes] = set()
+        while True:
+            cluster = self._member.machine.state.cluster
+            for node in cluster.revoked if cluster is not None else ():
+                if node.public_key not in refused:
+                    refused.add(node.public_key)
+                    port.revoke(node.public_key)
+                    self._log.info("key revoked", removed=node.node_id)
+            await self._driver.stepped.wait()
 
     async def _keep_locked(self) -> None:
         """Have the data key sealed as the cluster wants it now, not as it wanted it somewhere in a log that is being read again."""

@@ -166,6 +166,17 @@ def test_one_other_answer_between_refusals_starts_their_count_anew() -> None:
         talk.until_due()
 
 
+def test_what_the_own_manager_half_says_between_refusals_changes_their_count_in_no_way() -> None:
+    talk = Talk()
+    talk.step(Begin())
+    for number in range(REFUSALS_MAX - 1):
+        for by_itself in (False, True):
+            actions = talk.step(Lost("no", refused=not by_itself or number % 2 == 0, by_itself=by_itself))
+            assert not any(isinstance(action, GiveUp) for action in actions)
+            talk.until_due()
+    assert GiveUp("no") in talk.step(Lost("no", refused=True))
+
+
 @pytest.mark.parametrize("event", [Registered(ONE), Beaten(1.0), Gap(), Lost("late"), Connected()])
 def test_what_comes_late_changes_nothing(event: Event) -> None:
     talk = Talk()
