@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> _Parser:
     parser = _Parser(prog="supervisor", description="Run this host's node of a swarm.", allow_abbrev=False)
     parser.add_argument("-v", "--version", action="version", version=f"swarmbus {_version()}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="up|down|status|unlock|raft")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="up|down|status|doctor|unlock|raft")
     up = verbs.add_parser(
         "up",
         help="run a node in the foreground: a new cluster, a joining node, or the node that the state directory holds",
@@ -88,6 +88,18 @@ def _parser() -> _Parser:
     status = verbs.add_parser("status", help="show the running node and its processes", allow_abbrev=False)
     status.set_defaults(verb=_status)
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    doctor = verbs.add_parser(
+        "doctor",
+        help="look at this machine as a node: what is wrong, and how to mend it",
+        description="Look at ports, addresses, clocks, disk, certificate, managers and engine, whether the node runs or not, and change"
+        " nothing. Give it the same options as `supervisor up`. Exit code 1 when there is a problem.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    doctor.set_defaults(verb=_doctor)
+    doctor.add_argument("--settings-file", type=Path, metavar="FILE", help="settings file in TOML to read")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    _add_settings(doctor)
     unlock = verbs.add_parser(
         "unlock",
         help="give a locked manager its unlock key, which is read from standard input",
@@ -175,6 +187,29 @@ def _unlock(parsed: argparse.Namespace) -> tuple[int, str]:
 
 def _status(parsed: argparse.Namespace) -> tuple[int, str]:
     return asyncio.run(_with_node(_settings(parsed), _print_status_json if parsed.json else _print_status))
+
+
+def _doctor(parsed: argparse.Namespace) -> tuple[int, str]:
+    settings = _settings(parsed)
+    from services.cli.doctor.examination import examine  # noqa: PLC0415 - it loads half a node
+    from services.cli.doctor.findings import Level, lines  # noqa: PLC0415
+
+    async def look() -> int:
+        clock = SystemClock()
+        bus = ZmqBus(process="doctor", clock=clock)
+        try:
+            findings = await examine(settings, bus, clock)
+        finally:
+            await bus.close()
+        if parsed.json:
+            print(
+                msgspec.json.format(msgspec.json.encode(list(map(msgspec.structs.asdict, findings))), indent=2).decode()
+            )
+        else:
+            print("\n".join(lines(findings)))
+        return ExitCode.CRASH if any(each.level is Level.PROBLEM for each in findings) else ExitCode.OK
+
+    return asyncio.run(look()), ""
 
 
 Ask = Callable[[Connection], Awaitable[None]]

@@ -178,7 +178,8 @@ class GatewayApp:
         return await self._ingress.status()
 
     async def _version(self, context: Context, request: Empty) -> VersionReply:
-        return VersionReply(version=_version(), protocol=PROTOCOL, node_id=self._runtime.node.facts.node_id)
+        own, now = self._runtime.node.facts.node_id, self._runtime.clock.wall()
+        return VersionReply(version=_version(), protocol=PROTOCOL, node_id=own, at=now)
 
 
 async def _fail_with(manager: ManagerHalf) -> None:

@@ -5,7 +5,7 @@ Reads are linearizable unless the request says ``stale``; then the asked manager
 
 from __future__ import annotations
 
-from services.kit.messages.method import MANAGERS, Call, Empty, Feed, Owner
+from services.kit.messages.method import MANAGERS, NODES, Call, Empty, Feed, Owner
 from services.kit.model.ids import NodeId, ServiceId, TaskId
 from services.kit.model.objects import Cluster, Node, Service, SpecVersion, Task
 from services.kit.model.specs import ClusterSpec, NodeSpec, ServiceSpec
@@ -211,6 +211,8 @@ class VersionReply(Value, frozen=True, kw_only=True):
     version: str
     protocol: int
     node_id: NodeId
+    at: float = 0.0
+    """What its clock says, in seconds since the epoch."""
 
 
 GET_CLUSTER = Call(
@@ -335,7 +337,7 @@ REMOVE_TASK = Call(
 )
 WATCH = Feed(name="control.watch", request=WatchObjects, item=ObjectEvents, owner=Owner.DISPATCHER, roles=MANAGERS)
 VERSION = Call(
-    name="control.version", request=Empty, reply=VersionReply, owner=Owner.GATEWAY, roles=MANAGERS, idempotent=True
+    name="control.version", request=Empty, reply=VersionReply, owner=Owner.GATEWAY, roles=NODES, idempotent=True
 )
 
 METHODS = (
