@@ -10,7 +10,8 @@ import pytest
 
 from services.kit.bus.identity import load_identity
 from services.kit.errors import SwarmError
-from services.kit.model.states import NodeState
+from services.kit.messages.control import Filters
+from services.kit.model.states import NodeState, TaskState
 from services.kit.runtime.clock import SystemClock
 from tests.support.swarm import Swarm, SwarmNode, wait_until
 
@@ -76,3 +77,25 @@ def test_nodes_that_were_off_while_their_certificates_ran_out_come_back_unattend
     assert [node.status().node_id for node in nodes] == ids
     wait_until(lambda: ready(first) == {"n1", "n2", "n3"}, "the whole swarm is back")
     assert all(ends_at(node) > CLOCK.wall() for node in nodes)
+
+
+def test_a_new_cluster_is_forced_although_every_certificate_has_run_out_and_services_are_kept(swarm: Swarm) -> None:
+    first = swarm.start("n1")
+    second, third = swarm.join("n2", role="manager"), swarm.join("n3", role="manager")
+    first.swarmctl("service", "create", "--name", "sleeper", "--driver", "process", "--", "sleep", "100000")
+    wait_until(lambda: "sleeper" in second.swarmctl("service", "ls"), "all managers know the service")
+    for node in (first, third, second):
+        node.kill()
+    wait_until(lambda: all(ends_at(node) < CLOCK.wall() for node in (first, second)), "all have run out", 20)
+    second.start("--force-new-cluster", wait=False)
+    second.wait_ready(40)
+    assert ends_at(second) > CLOCK.wall(), "it has renewed itself, from itself"
+    wait_until(lambda: ready(second) == {"n2"}, "it is alone", 30)
+
+    def runs_here() -> bool:
+        with second.client() as client:
+            service = client.services.get("sleeper")
+            tasks = client.tasks.list(Filters(service_ids=(service.id,)))
+            return any(task.status.state is TaskState.RUNNING for task in tasks)
+
+    wait_until(runs_here, "the task runs on the node that is left", 40)
