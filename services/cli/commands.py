@@ -10,10 +10,10 @@ from enum import Enum
 from typing import cast
 
 from services.cli.context import Context
-from services.cli.outcomes import Outcome
 from services.cli.parser import Parser
 
-Run = Callable[[Context, argparse.Namespace], Awaitable[Outcome]]
+Run = Callable[[Context, argparse.Namespace], Awaitable[int]]
+"""Returns the exit code, an ``Outcome`` unless the command has one of its own."""
 
 
 class Tail(Enum):
@@ -63,6 +63,12 @@ GROUPS = (
     Group(name="secret", summary="what tasks must know and others must not", module="services.cli.verbs.secret"),
     Group(name="config", summary="files that tasks read", module="services.cli.verbs.config"),
     Group(name="stack", summary="services from a Compose file", module="services.cli.verbs.stack"),
+    Group(name="exec", summary="run a command inside a task", module="services.cli.verbs.exec"),
+    Group(name="attach", summary="talk to a task's own process", module="services.cli.verbs.attach"),
+    Group(name="cp", summary="copy files into tasks and out of them", module="services.cli.verbs.cp"),
+    Group(name="logs", summary="what tasks wrote", module="services.cli.verbs.logs"),
+    Group(name="stats", summary="what tasks use", module="services.cli.verbs.stats"),
+    Group(name="port-forward", summary="reach a task's ports from here", module="services.cli.verbs.port_forward"),
     Group(name="events", summary="what happens, as it happens", module="services.cli.verbs.events"),
     Group(name="history", summary="what happened to one object, and who did it", module="services.cli.verbs.history"),
     Group(name="why", summary="what keeps something from being where it should be", module="services.cli.verbs.why"),

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(Outcome.OK)
 
 
-def _run(words: list[str], output: Output) -> Outcome:
+def _run(words: list[str], output: Output) -> int:
     if words[:1] == [COMPLETE]:
         return _complete(words[1:], output)
     leading, rest = _leading_flags(words)
@@ -106,7 +106,7 @@ def _command(group: Group, words: list[str], output: Output) -> tuple[Command | 
     raise UsageError(f"unknown verb {words[0]!r} of swarmctl {group.name}", hint)
 
 
-def _execute(prog: str, command: Command, words: list[str], output: Output) -> Outcome:
+def _execute(prog: str, command: Command, words: list[str], output: Output) -> int:
     usage = f"{prog} [flags] {command.usage}" if command.usage else None
     parser = Parser(prog, command.summary[:1].upper() + command.summary[1:] + ".", usage=usage)
     socket_help = f"control socket (default ${SOCKET_VARIABLE}, then the well-known one)"
@@ -145,7 +145,7 @@ def _read(parser: Parser, tail: Tail, words: list[str]) -> argparse.Namespace:
     return values
 
 
-async def _with_client(command: Command, values: argparse.Namespace, output: Output) -> Outcome:
+async def _with_client(command: Command, values: argparse.Namespace, output: Output) -> int:
     if not command.needs_node:
         return await command.run(Context(client=Client(values.socket), output=output), values)
     async with Client(values.socket) as client:
@@ -153,7 +153,7 @@ async def _with_client(command: Command, values: argparse.Namespace, output: Out
 
 
 def _help() -> str:
-    groups = "\n".join(f"  {group.name:<10} {group.summary}" for group in GROUPS)
+    groups = "\n".join(f"  {group.name:<14} {group.summary}" for group in GROUPS)
     codes = "\n".join(f"  {outcome.value:>3}  {meaning}" for outcome, meaning in MEANINGS.items())
     return (
         "usage: swarmctl [-s PATH] NOUN VERB [flags] …\n\n"

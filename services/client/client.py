@@ -12,6 +12,7 @@ from services.client import feed, log_lines
 from services.client.backups import Backups
 from services.client.clusters import Clusters
 from services.client.feed import ObjectChange
+from services.client.inside import Inside
 from services.client.line import ControlLine
 from services.client.nodes import Nodes
 from services.client.payloads import Configs, Secrets
@@ -51,6 +52,7 @@ class Client:
     tasks: Tasks
     secrets: Secrets
     configs: Configs
+    inside: Inside
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Client:
         self.tasks = Tasks(self._line)
         self.secrets = Secrets(self._line)
         self.configs = Configs(self._line)
+        self.inside = Inside(self._line)
 
     @property
     def socket(self) -> str:

@@ -14,7 +14,7 @@ from services.agent.drivers.api import Controller, Conversation, Failed, Support
 from services.agent.shell.conversations import open_conversation
 from services.agent.shell.tasks import Tasks
 from services.kit.bus.api import Connection
-from services.kit.errors import SwarmError
+from services.kit.errors import ResourceExhausted, SwarmError
 from services.kit.messages import exec as messages
 from services.kit.messages.exec import ExecInput, ExecOutput, ExecRequest, Measured, Piece
 from services.kit.model.ids import ConversationId
@@ -27,6 +27,7 @@ CONVERSATIONS_MAX = 64
 """More are answered with an error."""
 WAITING_BYTES_MAX = 256 << 10
 PUBLISH_TIMEOUT_S = 30.0
+PUBLISH_AGAIN_S = 0.2
 MEASURE_LEAST_S = 0.5
 
 
@@ -130,7 +131,14 @@ class Execs:
             await asyncio.sleep(max(interval_s, MEASURE_LEAST_S))
 
     async def _publish(self, output: ExecOutput) -> None:
-        await self._connection.call(messages.PUBLISH, output, timeout_s=PUBLISH_TIMEOUT_S)
+        """Send it, again and again while its reader is slow: that holds the task's output up, it does not end the conversation."""
+        while True:
+            try:
+                await self._connection.call(messages.PUBLISH, output, timeout_s=PUBLISH_TIMEOUT_S)
+            except ResourceExhausted as error:
+                await asyncio.sleep(error.details.retry_ms / 1000 or PUBLISH_AGAIN_S)
+            else:
+                return
 
 
 async def _give(conversation: Conversation, item: ExecInput) -> None:

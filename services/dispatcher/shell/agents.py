@@ -13,6 +13,7 @@ from services.dispatcher.core.presence import Word
 from services.dispatcher.shell.bells import Bell, Bells
 from services.kit.bus.api import Caller
 from services.kit.errors import InvalidArgument, NotFound, Problem, SwarmError
+from services.kit.messages.exec import ExecRequest
 from services.kit.messages.logs import LogRequest
 from services.kit.messages.session import (
     Assignments,
@@ -45,6 +46,7 @@ class _SessionLine:
         self.session = session
         self.bell = bell
         self.log_requests: list[LogRequest] = []
+        self.exec_requests: list[ExecRequest] = []
         self._node: Node | None = None
         self._managers: tuple[ManagerPeer, ...] = ()
         self._roots = b""
@@ -60,7 +62,8 @@ class _SessionLine:
         )
         managers_changed = bool(managers) and managers != self._managers
         requests, self.log_requests = tuple(self.log_requests), []
-        if not (self._is_first or node_changed or managers_changed or roots != self._roots or requests):
+        execs, self.exec_requests = tuple(self.exec_requests), []
+        if not (self._is_first or node_changed or managers_changed or roots != self._roots or requests or execs):
             return None
         message = SessionMessage(
             session_id=self.session,
@@ -68,6 +71,7 @@ class _SessionLine:
             managers=managers if managers_changed else (),
             root_bundle=roots if roots != self._roots else b"",
             log_requests=requests,
+            exec_requests=execs,
         )
         self._is_first = False
         self._node, self._roots = node, roots
@@ -116,7 +120,7 @@ class AgentLines:
             self.bells.remove(line.bell)
             if self._sessions.get(node) is line:
                 del self._sessions[node]
-                term.logs.left(node)
+                term.left(node)
 
     async def beat(self, caller: Caller, request: Heartbeat) -> HeartbeatReply:
         """Take a heartbeat."""
@@ -184,6 +188,13 @@ class AgentLines:
             line.log_requests.append(request)
             line.bell.ring()
 
+    def ask_exec(self, node: NodeId, request: ExecRequest) -> None:
+        """Send a request about a conversation through a node's session; without one it is not sent."""
+        line = self._sessions.get(node)
+        if line is not None:
+            line.exec_requests.append(request)
+            line.bell.ring()
+
     def connected(self) -> set[NodeId]:
         """Return the nodes that can be asked something."""
         return set(self._sessions)
@@ -204,7 +215,7 @@ class AgentLines:
         line = self._sessions.pop(node, None)
         if line is not None:
             line.bell.break_(why)
-            self._term.logs.left(node)
+            self._term.left(node)
         for bell in self._books.pop(node, {}):
             bell.break_(why)
 

@@ -12,18 +12,21 @@ from contextlib import aclosing
 
 from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.core.leadership import Leadership
-from services.dispatcher.shell.control import Control
+from services.dispatcher.shell.control import Control, actor_of
+from services.dispatcher.shell.counting import Counting
 from services.dispatcher.shell.reads import Reads
 from services.dispatcher.shell.term import Term
 from services.dispatcher.shell.watches import Watches
 from services.kit.bus.api import Context, Listener
 from services.kit.bus.rpc import Table
 from services.kit.lifecycle.app import Runtime
+from services.kit.messages import exec as exec_messages
 from services.kit.messages import logs, routes, session
 from services.kit.messages.method import Empty
 from services.kit.messages.store import RaftStatus
 from services.kit.model.ids import NodeId
 from services.kit.runtime.log import Log
+from services.kit.runtime.metrics import MANAGER_LEADER
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.store.client import StoreClient
 from services.kit.store.line import local
@@ -44,6 +47,8 @@ class DispatcherApp:
         )
         self._replica = Replica(dial)
         self._replica.listen(self._absorb)
+        counting = Counting()
+        self._replica.listen(lambda batch: counting.absorb(batch, leads=self._term is not None))
         self._leadership = Leadership(runtime.node.facts.node_id)
         self._reads = Reads(self._store, self._replica, self._tasks, settings.read_timeout_s)
         self._watches = Watches(self._replica.state)
@@ -65,6 +70,10 @@ class DispatcherApp:
         table.on_call(routes.ACK, self._ack_routes)
         table.on_feed(logs.SUBSCRIBE, self._subscribe_logs)
         table.on_call(logs.PUBLISH, self._publish_logs)
+        table.on_feed(exec_messages.OPEN, self._open_exec)
+        table.on_call(exec_messages.INPUT, self._exec_input)
+        table.on_feed(exec_messages.SERVE, self._serve_exec)
+        table.on_call(exec_messages.PUBLISH, self._publish_exec)
         self._listener = await self._runtime.bus.listen_local(self._settings.socket("dispatcher"), table)
 
     async def serve(self) -> None:
@@ -129,11 +138,13 @@ class DispatcherApp:
     async def _live_through_term(self) -> None:
         term = Term(self._settings, self._runtime, self._store, self._reads, self._replica.state, self._leadership)
         self._term = term
+        MANAGER_LEADER.set(1)
         try:
             why = await term.run()
             self._log.warning("term ended", cause=str(why))
         finally:
             self._term = None
+            MANAGER_LEADER.set(0)
             await term.close(self._leadership.refusal())
         self._leadership.give_up()
         self._moved.set()
@@ -174,4 +185,29 @@ class DispatcherApp:
 
     async def _publish_logs(self, context: Context, request: logs.PublishLogs) -> Empty:
         await self._open_term().logs.publish(context, request)
+        return Empty()
+
+    # -- users inside tasks
+
+    async def _open_exec(
+        self, context: Context, request: exec_messages.OpenExec
+    ) -> AsyncIterator[exec_messages.ExecOutput]:
+        actor = actor_of(context.caller)
+        async with aclosing(self._open_term().conversations.open(context.caller, request, actor)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _exec_input(self, context: Context, item: exec_messages.ExecInput) -> Empty:
+        await self._open_term().conversations.input(context, item)
+        return Empty()
+
+    async def _serve_exec(
+        self, context: Context, request: exec_messages.ServeExec
+    ) -> AsyncIterator[exec_messages.ExecInput]:
+        async with aclosing(self._open_term().conversations.serve(context.caller, request)) as items:
+            async for item in items:
+                yield item
+
+    async def _publish_exec(self, context: Context, output: exec_messages.ExecOutput) -> Empty:
+        await self._open_term().conversations.publish(context, output)
         return Empty()

@@ -24,6 +24,7 @@ from services.dispatcher.core.routes import RouteBook
 from services.dispatcher.core.sessions import HEARTBEAT_FAILURE, Sessions
 from services.dispatcher.core.statuses import Statuses
 from services.dispatcher.shell.agents import AgentLines
+from services.dispatcher.shell.conversations import ConversationLines
 from services.dispatcher.shell.gateways import RouteLines
 from services.dispatcher.shell.log_lines import LogLines
 from services.dispatcher.shell.members import Members
@@ -72,7 +73,7 @@ class Term:
     ) -> None:
         self._settings = settings
         self.runtime = runtime
-        self._store = store
+        self.store = store
         self.reads = reads
         self.state = state
         self.leadership = leadership
@@ -94,6 +95,7 @@ class Term:
         self.agents = AgentLines(self)
         self.routes = RouteLines(RouteBook(state), settings.routes_interval_s)
         self.logs = LogLines(self)
+        self.conversations = ConversationLines(self)
         self.members = Members(local(runtime.bus, settings.socket("raft")), self.roles, state, node_id)
         nodes = [node.id for node in state.nodes.values() if node.status.state is not NodeState.DOWN]
         self.draining = Draining(nodes, self.clock.now())
@@ -126,6 +128,7 @@ class Term:
         self.agents.bells.break_(why)
         self.routes.bells.break_(why)
         self.logs.bells.break_(why)
+        self.conversations.bells.break_(why)
         for waiters in (*self._task_waiters.values(), *self._node_waiters.values()):
             for ticket in waiters:
                 ticket.fail(why)
@@ -247,7 +250,12 @@ class Term:
             self._hear(node, Word(state=NodeState.DOWN, message=HEARTBEAT_FAILURE))
             self.agents.expired(node)
             self.draining.forget(node)
-            self.logs.left(node)
+            self.left(node)
+
+    def left(self, node: NodeId) -> None:
+        """A node has no session any more."""
+        self.logs.left(node)
+        self.conversations.left(node)
 
     # -- draining
 
@@ -289,7 +297,7 @@ class Term:
 
     async def _fly(self, flight: Flight) -> None:
         try:
-            result = await self._store.propose(
+            result = await self.store.propose(
                 flight.ops,
                 raise_conflict=False,
                 timeout_s=self._settings.propose_timeout_s,
