@@ -77,11 +77,11 @@ class Run:
         received = self.timed("encode and decode transactions", lambda: decode(Transaction, sent))
         result, changes = self.timed("apply in the store", lambda: self.store.apply(received))
         assert result.conflict is None, result
-        self.absorb(result.version, changes)
+        self.absorb(result.version, changes, received.at)
 
-    def absorb(self, version: int, changes: tuple[Change, ...]) -> None:
+    def absorb(self, version: int, changes: tuple[Change, ...], at: float) -> None:
         """Do what the dispatcher does with a batch."""
-        events = self.timed("absorb in the replica", lambda: self.view.absorb(version, changes))
+        events = self.timed("absorb in the replica", lambda: self.view.absorb(version, changes, at))
         if self.planning is not None:
             planning = self.planning
             self.timed("settle on the desk", lambda: planning.absorb(events, time.time()))

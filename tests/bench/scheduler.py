@@ -135,7 +135,7 @@ class Run:
             result, changes = self.store.apply(received)
         assert result.conflict is None, result
         with self.charge("replica"):
-            events = self.view.absorb(result.version, changes)
+            events = self.view.absorb(result.version, changes, received.at)
         if self._planning is not None:
             with self.charge("desk"):
                 self._planning.absorb(events, 1.0)

@@ -77,7 +77,7 @@ def test_two_managers_and_a_replica_end_equal(script: list[list[Op]]) -> None:
             changes,
         )
         if result.conflict is None:
-            replica.absorb(result.version, changes)
+            replica.absorb(result.version, changes, transaction.at)
     by_id = {(change.table, change.id): change for change in one.full()}
     assert list(one.full()) == list(two.full())
     assert {(change.table, change.id): change for change in replica.full()} == by_id

@@ -62,7 +62,7 @@ class Reference:
             result, changes = self._applying.apply(transaction)
             if self._applying.version == before:
                 continue
-            events = tuple(self.state.absorb(result.version, changes))
+            events = tuple(self.state.absorb(result.version, changes, transaction.at))
             self._told(
                 Commit(
                     index=entry.index,

@@ -81,7 +81,9 @@ class Swarm:
 
     def __init__(self, nodes: int = 3, *, seed: int = 1, history: int = 5) -> None:
         self.now = 1_700_000_000.0
+        self._store = State()
         self.state = State()
+        """What the leader has absorbed of the store; nothing is under way between the two."""
         self.rng = random.Random(seed)
         self.ids = SeededIds(seed)
         self.obedient: set[NodeId] = set()
@@ -113,17 +115,8 @@ class Swarm:
         """Apply a transaction and tell the leader what it changed."""
         self._sequence += 1
         transaction = Transaction(client="swarm", sequence=self._sequence, at=self.now, ops=ops)
-        before = {(op.table, op.id): self.state.get(op.table, op.id) for op in ops}
-        result, changes = self.state.apply(transaction)
-        events = [
-            Event(
-                action=change.action,
-                table=change.table,
-                old=before[change.table, change.id],
-                new=self.state.get(change.table, change.id),
-            )
-            for change in changes
-        ]
+        result, changes = self._store.apply(transaction)
+        events = self.state.absorb(self._store.version, changes, transaction.at)
         if hasattr(self, "planning"):
             self.planning.absorb(events, self.now)
             for event in events:

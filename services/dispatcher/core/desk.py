@@ -28,15 +28,20 @@ from services.kit.model.objects import (
     Volume,
 )
 from services.kit.model.states import Protocol
+from services.kit.state.packed import Packer, is_packable
 from services.kit.state.ports import published
 from services.kit.state.state import Event, State
-from services.kit.state.tables import TABLE_OF, TYPES, Table, with_meta
+from services.kit.state.tables import TABLE_OF, TYPES, Table, encode_object, with_meta
 from services.kit.state.transaction import BYTES_MAX, OPS_MAX, Action, Op, TxResult, create, remove, update
 
 Place = tuple[Table, str]
 """Table and id of an object."""
 _OP_BYTES = 64
 """Bytes of an operation besides its object, roughly."""
+_TASK_BYTES = 256
+"""Most bytes of an ordinary task in a packed operation."""
+_BUNCH = 64
+"""Most tasks of a bunch that share an atom. What merges with it later stays far below a transaction's bound."""
 
 
 @dataclass(slots=True)
@@ -74,10 +79,49 @@ class _Aloft:
 
     places: list[Place]
     tags: list[object]
-    missing: int = 0
+    missing: int
     decided_at: int | None = None
     """Version of the state that shows its result."""
     applied: bool = False
+
+
+_Write = Op | tuple[Task | None, Task]
+"""An operation, or a task before and after, to be packed with others."""
+
+
+class _Load:
+    """What one transaction carries so far."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.tags: list[object] = []
+        self.writes = 0
+        self.size = 0
+        self._ops: list[Op] = []
+        self._puts = 0
+        """Number of operations up to the last one that puts something."""
+        self._packer = Packer()
+
+    def add(self, atom: _Atom, writes: list[_Write], size: int) -> None:
+        """Take an atom's writes on."""
+        for write in writes:
+            if isinstance(write, Op):
+                self._ops.append(write)
+                if write.action is not Action.REMOVE:
+                    self._puts = len(self._ops)
+            elif write[0] is None:
+                self._packer.create(write[1])
+            else:
+                self._packer.update(write[0], write[1])
+        self.places += atom.places
+        self.tags += atom.tags
+        self.writes += len(writes)
+        self.size += size
+
+    def ops(self) -> tuple[Op, ...]:
+        """Return the operations: tasks come after the templates they refer to, and before those are removed."""
+        packed = self._packer.op()
+        return tuple(self._ops) if packed is None else (*self._ops[: self._puts], packed, *self._ops[self._puts :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,23 +282,46 @@ class Desk:
                 events.append(event)
         return events
 
+    def take_bunch(self, tasks: Sequence[Task], tag: object) -> tuple[list[Event], list[Place]]:
+        """Lay writes of tasks on the desk that need not be written together; return what changed, and which are held."""
+        events: list[Event] = []
+        held: list[Place] = []
+        atom = _Atom([], [tag])
+        for task in tasks:
+            place = (Table.TASK, task.id)
+            written = self._written.get(place)
+            if written is None:
+                old = self.state.tasks.get(task.id)
+                if len(atom.places) == _BUNCH:
+                    atom = _Atom([], [tag])
+                if not atom.places:
+                    self._fresh[id(atom)] = atom
+                self._written[place] = _Written(task, old, atom)
+                atom.places.append(place)
+            elif written.flight:
+                held.append(place)
+                continue
+            else:
+                old, written.thing = cast("Task | None", written.thing), task
+                if written.atom is not atom:
+                    written.atom.tags.append(tag)
+            events.append(self._show_task(old, task))
+        return events, held
+
     def pack(self) -> list[Flight]:
         """Turn everything laid down since the last call into transactions within the store's bounds."""
         flights: list[Flight] = []
-        ops: list[Op] = []
-        size = 0
-        aloft = _Aloft([], [])
+        load = _Load()
         for atom in self._fresh.values():
-            for bunch, spent in self._ops_of(atom):
-                if ops and (len(ops) + len(bunch) > OPS_MAX or size + spent > BYTES_MAX):
-                    flights.append(self._launch(ops, aloft))
-                    ops, size, aloft = [], 0, _Aloft([], [])
-                ops += bunch
-                size += spent
-                aloft.places += atom.places
-                aloft.tags += atom.tags
-        if ops:
-            flights.append(self._launch(ops, aloft))
+            writes = self._writes_of(atom)
+            size = sum(map(_bytes_of, writes))
+            if load.writes and (load.writes + len(writes) > OPS_MAX or load.size + size > BYTES_MAX):
+                flights.append(self._launch(load))
+                load = _Load()
+            if writes:
+                load.add(atom, writes, size)
+        if load.writes:
+            flights.append(self._launch(load))
         self._fresh = {}
         return flights
 
@@ -263,13 +330,14 @@ class Desk:
         news: list[Event] = []
         landed: list[Landed] = []
         for event in events:
-            place = (event.table, event.object.id)
+            new = event.new
+            place = (event.table, event.object.id if new is None else new.id)
             written = self._written.get(place)
             if written is None:
                 news.append(event)
                 if event.table is Table.TASK:
                     self._index_task(event)
-            elif written.flight and _same(written.thing, event.new):
+            elif written.flight and _same(written.thing, new):
                 self._settle(place, written, landed)
         for number, aloft in list(self._aloft.items()):
             if aloft.decided_at is not None and self.state.version >= aloft.decided_at:
@@ -354,6 +422,15 @@ class Desk:
             self._lay_by_node(cast("Task | None", old), cast("Task | None", new))
         return event
 
+    def _show_task(self, old: Task | None, new: Task) -> Event:
+        """Do the same for a task that is created or changed, by far the commonest case."""
+        self._tasks.changes[new.id] = new
+        if old is not None and slot_changed(old, new):
+            self._slots.drop(old)
+        self._slots.put(new)
+        self._lay_by_node(old, new)
+        return Event(action=Action.CREATE if old is None else Action.UPDATE, table=Table.TASK, old=old, new=new)
+
     def _index_task(self, event: Event) -> None:
         old, new = cast("Task | None", event.old), cast("Task | None", event.new)
         if old is not None and (new is None or slot_changed(old, new)):
@@ -372,19 +449,21 @@ class Desk:
         table, object_id = place
         del self._written[place]
         self._changes[table].pop(object_id, None)
-        for thing in (written.before, written.thing):
-            if isinstance(thing, Task) and thing.node_id is not None:
-                laid = self._by_node.get(thing.node_id)
-                if laid is not None:
-                    laid.pop(thing.id, None)
+        if table is Table.TASK:
+            for task in (written.before, written.thing):
+                node = None if task is None else cast("Task", task).node_id
+                laid = None if node is None else self._by_node.get(node)
+                if laid is not None and node is not None:
+                    laid.pop(TaskId(object_id), None)
                     if not laid:
-                        del self._by_node[thing.node_id]
-            elif isinstance(thing, SpecVersion):
-                changed = self._specs.get(thing.service_id)
-                if changed is not None:
-                    changed.pop(thing.version, None)
-                    if not changed:
-                        del self._specs[thing.service_id]
+                        del self._by_node[node]
+        elif table is Table.SPEC:
+            spec = cast("SpecVersion", written.before if written.thing is None else written.thing)
+            changed = self._specs.get(spec.service_id)
+            if changed is not None:
+                changed.pop(spec.version, None)
+                if not changed:
+                    del self._specs[spec.service_id]
 
     def _settle(self, place: Place, written: _Written, landed: list[Landed]) -> None:
         """The state below has one of our writes now."""
@@ -418,35 +497,51 @@ class Desk:
             events.append(event)
         return Landed(tags=aloft.tags, applied=aloft.applied, freed=aloft.places, events=events)
 
-    def _launch(self, ops: list[Op], aloft: _Aloft) -> Flight:
+    def _launch(self, load: _Load) -> Flight:
         self._flights += 1
-        for place in aloft.places:
+        for place in load.places:
             self._written[place].flight = self._flights
-        aloft.missing = len(aloft.places)
-        self._aloft[self._flights] = aloft
-        return Flight(number=self._flights, ops=tuple(ops), tags=aloft.tags)
+        self._aloft[self._flights] = _Aloft(load.places, load.tags, missing=len(load.places))
+        return Flight(number=self._flights, ops=load.ops(), tags=load.tags)
 
-    def _ops_of(self, atom: _Atom) -> Iterator[tuple[list[Op], int]]:
-        """Yield the operations of an atom and their size; nothing when it came to nothing."""
-        ops: list[Op] = []
+    def _writes_of(self, atom: _Atom) -> list[_Write]:
+        """Return what an atom has to write; nothing when it came to nothing."""
+        writes: list[_Write] = []
         idle: list[Place] = []
         for place in atom.places:
             written = self._written[place]
-            if written.thing is None and written.before is None:
-                idle.append(place)
-            elif written.thing is None:
-                assert written.before is not None
-                ops.append(remove(written.before))
-            elif written.before is None:
-                ops.append(create(written.thing))
+            before, thing = written.before, written.thing
+            if thing is None:
+                if before is None:
+                    idle.append(place)
+                else:
+                    writes.append(remove(before))
+            elif isinstance(thing, Task):
+                assert before is None or isinstance(before, Task)
+                if before is None or is_packable(before, thing):
+                    writes.append((before, thing))
+                else:
+                    writes.append(update(thing, base=before.meta.version))
+            elif before is None:
+                writes.append(create(thing))
             else:
-                ops.append(update(written.thing, base=written.before.meta.version))
+                writes.append(update(thing, base=before.meta.version))
         for place in idle:
             self._lift(place, self._written[place])
             atom.places.remove(place)
-        assert len(ops) <= OPS_MAX, "a step is larger than a transaction"
-        if ops:
-            yield ops, sum(len(op.object) + _OP_BYTES for op in ops)
+        assert len(writes) <= OPS_MAX, "a step is larger than a transaction"
+        return writes
+
+
+def _bytes_of(write: _Write) -> int:
+    """Return about how many bytes a write takes, and not less if they are many."""
+    if isinstance(write, Op):
+        return len(write.object) + _OP_BYTES
+    task = write[1]
+    status = task.status
+    if status.error or status.ports or task.generic or task.reason or len(status.message) > _OP_BYTES:
+        return len(encode_object(task)) + _OP_BYTES
+    return _TASK_BYTES
 
 
 def _places(step: Step) -> list[Place]:

@@ -61,10 +61,17 @@ class Step(Value, frozen=True, kw_only=True):
     removes: tuple[Object, ...] = ()
 
 
+class Bunch(Value, frozen=True, kw_only=True):
+    """Writes of tasks that make sense each by itself; ``key`` is planned again when some of them cannot be taken or do not take effect."""
+
+    key: Key
+    puts: Sequence[Task] = ()
+
+
 class Plan(Value, frozen=True, kw_only=True):
     """What to do now, and when to look again."""
 
-    steps: Sequence[Step] = ()
+    steps: Sequence[Step | Bunch] = ()
     wakes: Mapping[Key, float] = {}
     """Plan this key again at this time, whatever happens."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from services.dispatcher.core.desk import Desk, Flight, Landed, Place
-from services.dispatcher.core.picture import Key, Loop, Step
+from services.dispatcher.core.picture import Bunch, Key, Loop, Step
 from services.kit.state.state import Event, State
 from services.kit.state.tables import TYPES, Table
 from services.kit.state.transaction import TxResult
@@ -75,7 +75,10 @@ class Planning:
             self._due[index] = {}
             plan = loop.plan(self.desk, tuple(keys), now)
             for step in plan.steps:
-                self._put(index, step)
+                if isinstance(step, Bunch):
+                    self._put_bunch(index, step)
+                else:
+                    self._put(index, step)
             for key, at in plan.wakes.items():
                 self._wake_later((index, key), at)
         return self.desk.pack()
@@ -98,6 +101,13 @@ class Planning:
             self._held.setdefault(held, {})[(index, step.key)] = None
             return
         self._tell(self.desk.take(step, (index, step.key)))
+
+    def _put_bunch(self, index: int, bunch: Bunch) -> None:
+        tag = (index, bunch.key)
+        events, held = self.desk.take_bunch(bunch.puts, tag)
+        for place in held:
+            self._held.setdefault(place, {})[tag] = None
+        self._tell(events)
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from types import MappingProxyType
 
 from services.dispatcher.core.picture import SlotKey, slot_of
@@ -23,19 +24,16 @@ class Slots:
     def fill(self, tasks: Iterable[Task]) -> None:
         """Take all tasks in, oldest first."""
         self._services.clear()
-        for task in sorted(tasks, key=lambda task: (task.meta.created_at, task.id)):
+        for task in sorted(tasks, key=attrgetter("meta.created_at", "id")):
             self.put(task)
 
     def put(self, task: Task) -> None:
         """Add or replace a task; it keeps its place in the order."""
-        slots = self._services.get(task.service_id)
-        if slots is None:
-            slots = self._services[task.service_id] = {}
-        key = slot_of(task)
-        slot = slots.get(key)
-        if slot is None:
-            slot = slots[key] = {}
-        slot[task.id] = task
+        key = task.slot or slot_of(task)
+        try:
+            self._services[task.service_id][key][task.id] = task
+        except KeyError:
+            self._services.setdefault(task.service_id, {}).setdefault(key, {})[task.id] = task
 
     def drop(self, task: Task) -> None:
         """Forget a task."""

@@ -30,6 +30,7 @@ from services.kit.model.objects import (
 )
 from services.kit.model.value import Value
 from services.kit.state.checks import refusal
+from services.kit.state.packed import decode_packed, packed_writes
 from services.kit.state.ports import PortIndex
 from services.kit.state.sessions import ClientSession, Sessions
 from services.kit.state.tables import TYPES, Table, decode_object, encode_object, name_of, with_meta
@@ -179,8 +180,14 @@ class State:
         version = self.version + 1
         changes: list[Change] = []
         undo: list[tuple[Table, str, Object | None]] = []
-        conflict = self._too_large(transaction)
+        conflict = self._too_large(len(transaction.ops), transaction.ops)
         for op in () if conflict else transaction.ops:
+            if op.action is Action.TASKS:
+                conflict = self._run_packed(op, version, transaction.at, undo) or self._too_large(len(undo), (op,))
+                if conflict is not None:
+                    break
+                changes.append(Change(action=op.action, table=op.table, id=op.id, object=op.object))
+                continue
             outcome = self._run(op, version, transaction.at)
             if isinstance(outcome, TxConflict):
                 conflict = outcome
@@ -199,10 +206,16 @@ class State:
         self.sessions.remember(transaction.client, transaction.sequence, result, transaction.unanswered_from)
         return result, tuple(changes)
 
-    def absorb(self, version: int, changes: tuple[Change, ...]) -> list[Event]:
-        """Take the changes of the transaction that made ``version`` and return them with what was there before."""
+    def absorb(self, version: int, changes: tuple[Change, ...], at: float) -> list[Event]:
+        """Take the changes of the transaction that made ``version``, and return them with what was there before.
+
+        ``at`` is when it was made, by the proposer's clock; without meaning for changes that are a full state.
+        """
         events: list[Event] = []
         for change in changes:
+            if change.action is Action.TASKS:
+                events += self._unpack(change, version, at)
+                continue
             new = None if change.action is Action.REMOVE else decode_object(change.table, change.object)
             old = self._tables[change.table].get(change.id)
             self._put(change.table, change.id, new)
@@ -227,12 +240,11 @@ class State:
 
     # -- inside
 
-    def _too_large(self, transaction: Transaction) -> TxConflict | None:
-        if len(transaction.ops) <= OPS_MAX:
+    def _too_large(self, count: int, ops: tuple[Op, ...]) -> TxConflict | None:
+        if count <= OPS_MAX:
             return None
-        first = transaction.ops[0]
-        message = f"a transaction has at most {OPS_MAX} operations, this one has {len(transaction.ops)}"
-        return TxConflict(reason=ConflictReason.TOO_LARGE, table=first.table, id=first.id, message=message)
+        message = f"a transaction has at most {OPS_MAX} operations, this one has {count}"
+        return TxConflict(reason=ConflictReason.TOO_LARGE, table=ops[0].table, id=ops[0].id, message=message)
 
     def _run(self, op: Op, version: int, at: float) -> tuple[Object | None, Change] | TxConflict:
         old = self._tables[op.table].get(op.id)
@@ -254,20 +266,53 @@ class State:
         self._put(op.table, op.id, stored)
         return old, Change(action=op.action, table=op.table, id=op.id, object=encode_object(stored))
 
+    def _run_packed(
+        self, op: Op, version: int, at: float, undo: list[tuple[Table, str, Object | None]]
+    ) -> TxConflict | None:
+        """Do what a packed operation says, in the order in which it says it, under the rules of plain operations."""
+        try:
+            packed = decode_packed(op.object)
+        except (msgspec.DecodeError, RecursionError) as err:
+            return TxConflict(reason=ConflictReason.MALFORMED, table=op.table, id=op.id, message=str(err))
+        for task_id, base, old, new in packed_writes(packed, self, version, at):
+            if new is None or not self._is_plain_sailing(base, old, new):
+                action = Action.CREATE if base is None else Action.UPDATE
+                stands_for = Op(action=action, table=Table.TASK, id=task_id, base=base or 0)
+                conflict = refusal(self, stands_for, old, new)
+                if conflict is not None:
+                    return conflict
+            assert new is not None
+            self._put_task(old, new)
+            undo.append((Table.TASK, task_id, old))
+        return None
+
+    def _is_plain_sailing(self, base: int | None, old: Task | None, new: Task) -> bool:
+        """Tell whether nothing can be wrong with a packed write; otherwise it is looked at like a plain one."""
+        if base is None or old is None:
+            return base is None and old is None and self.spec(new.service_id, new.spec_version) is not None
+        forward = new.status.state >= old.status.state and new.desired_state >= old.desired_state
+        return forward and base == old.meta.version
+
+    def _unpack(self, change: Change, version: int, at: float) -> Iterator[Event]:
+        """Take the changes of a packed operation that was done elsewhere."""
+        for _, base, old, new in packed_writes(decode_packed(change.object), self, version, at):
+            assert new is not None, "a replica has other tasks than the store"
+            self._put_task(old, new)
+            yield Event(action=Action.CREATE if base is None else Action.UPDATE, table=Table.TASK, old=old, new=new)
+
     def _put(self, table: Table, object_id: str, new: Object | None) -> None:
         """Replace, add or (None) delete one object and keep every index true."""
         objects = self._tables[table]
         old = objects.get(object_id)
         if isinstance(old, Task) and isinstance(new, Task) and old.service_id == new.service_id:
-            objects[object_id] = new
-            self._reindex_task(old, new)
+            self._put_task(old, new)
             return
         if old is not None:
             self._unindex(table, old)
         if new is None:
             objects.pop(object_id, None)
         else:
-            objects[object_id] = new
+            objects[new.id] = new
             self._index(table, new)
 
     def _index(self, table: Table, thing: Object) -> None:
@@ -286,13 +331,21 @@ class State:
             case _:
                 pass
 
-    def _reindex_task(self, old: Task, new: Task) -> None:
-        """Keep the indexes true for the commonest change of all: a task of the same service, on the same node or given one."""
-        self._by_service[new.service_id][new.id] = new
-        if old.node_id is not None and old.node_id != new.node_id:
-            _forget(self._by_node, old.node_id, old.id)
-        if new.node_id is not None:
-            self._by_node.setdefault(new.node_id, {})[new.id] = new
+    def _put_task(self, old: Task | None, new: Task) -> None:
+        """Do the commonest change of all: a new task, or one of the same service, on the same node or given one."""
+        task_id, node = new.id, new.node_id
+        self._tables[Table.TASK][task_id] = new
+        siblings = self._by_service.get(new.service_id)
+        if siblings is None:
+            siblings = self._by_service[new.service_id] = {}
+        siblings[task_id] = new
+        if old is not None and old.node_id is not None and old.node_id != node:
+            _forget(self._by_node, old.node_id, task_id)
+        if node is not None:
+            tenants = self._by_node.get(node)
+            if tenants is None:
+                tenants = self._by_node[node] = {}
+            tenants[task_id] = new
 
     def _unindex(self, table: Table, thing: Object) -> None:
         name = name_of(thing)

@@ -22,6 +22,8 @@ class Action(StrEnum):
     CREATE = "create"
     UPDATE = "update"
     REMOVE = "remove"
+    TASKS = "tasks"
+    """Creates and updates of many tasks, packed (see ``packed.py``); ``id`` is the first one's."""
 
 
 class Op(Value, frozen=True, kw_only=True):

@@ -106,7 +106,7 @@ class Replica:
     def _take(self, version: int, changes: Iterable[Change], *, reset: bool = False, origin: Origin = NOBODY) -> Batch:
         follows = version > self.state.version if self._tables else version == self.state.version + 1
         assert reset or follows, f"watch jumped from {self.state.version} to {version}"
-        events = tuple(self.state.absorb(version, tuple(changes)))
+        events = tuple(self.state.absorb(version, tuple(changes), origin.at))
         batch = Batch(version=version, events=events, reset=reset, origin=origin)
         self._synced = True
         for listener in self._listeners:

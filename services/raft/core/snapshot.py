@@ -99,7 +99,7 @@ class Assembly:
             case Head():
                 self.head = part
             case Objects():
-                self.state.absorb(0, part.changes)
+                self.state.absorb(0, part.changes, 0.0)
                 self._objects += len(part.changes)
             case Sessions():
                 self._sessions.append(part.session)
@@ -110,6 +110,6 @@ class Assembly:
         assert self.head is not None
         if (end.objects, end.sessions) != (self._objects, len(self._sessions)):
             raise BrokenSnapshot(f"{self._objects} objects instead of {end.objects}")
-        self.state.absorb(self.head.version, ())
+        self.state.absorb(self.head.version, (), 0.0)
         self.state.sessions.load(tuple(self._sessions))
         self.whole = True

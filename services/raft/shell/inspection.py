@@ -14,7 +14,8 @@ import msgspec
 from services.kit.errors import DataLoss, FailedPrecondition
 from services.kit.runtime.files import Disk
 from services.kit.runtime.sealed_key import is_sealed, split_keys, unseal
-from services.kit.state.transaction import Transaction
+from services.kit.state.packed import decode_packed
+from services.kit.state.transaction import Action, Op, Transaction
 from services.raft.core.commands import membership_of, transactions_of
 from services.raft.core.entries import NO_OP, Entry
 from services.raft.core.machine import Machine
@@ -203,8 +204,16 @@ def _line(entry: Entry) -> EntryLine:
 
 
 def _transaction_line(transaction: Transaction) -> str:
-    ops = ", ".join(f"{op.action.value} {op.table.value} {op.id}" for op in transaction.ops)
+    ops = ", ".join(_op_words(op) for op in transaction.ops)
     return f"{transaction.client}#{transaction.sequence}: {ops}"
+
+
+def _op_words(op: Op) -> str:
+    if op.action is not Action.TASKS:
+        return f"{op.action.value} {op.table.value} {op.id}"
+    packed = decode_packed(op.object)
+    created = sum(len(births.ids) for births in packed.births)
+    return f"create {created} and update {len(packed) - created} tasks from {op.id} on"
 
 
 def _names(configuration: Configuration) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 from services.kit.model.specs import Placement, RestartPolicy, TaskSpec
 from services.kit.model.states import RestartCondition, TaskState
-from services.kit.state.transaction import remove
+from services.kit.state.transaction import Action, remove
 from tests.support.convergence import Swarm, a_service_spec
 
 
@@ -22,7 +22,7 @@ def test_a_task_is_created_allocated_and_placed_in_one_write() -> None:
     swarm = Swarm(2)
     swarm.create_service(replicas=2)
     flights = swarm.plan()
-    assert sum(len(flight.ops) for flight in flights) == 2
+    assert [op.action for flight in flights for op in flight.ops] == [Action.TASKS]
     swarm.land(flights[0])
     assert [task.status.state for task in swarm.tasks()] == [TaskState.ASSIGNED] * 2
 

@@ -38,7 +38,7 @@ class Scene:
         self._sequence += 1
         transaction = Transaction(client="test", sequence=self._sequence, at=0.0, ops=ops)
         result, changes = self._store.apply(transaction)
-        events = self.state.absorb(self._store.version, changes)
+        events = self.state.absorb(self._store.version, changes, 0.0)
         if hasattr(self, "planning"):
             self.planning.absorb(events, 0.0)
         return result

@@ -52,7 +52,7 @@ class Book:
         transaction = Transaction(client="test", sequence=self._writes, at=1.0, ops=ops)
         result, changes = self._store.apply(transaction)
         assert result.conflict is None, result
-        for event in self.state.absorb(result.version, changes):
+        for event in self.state.absorb(result.version, changes, 1.0):
             if self._writes > 1:
                 self.book.notice(self.state, event)
 

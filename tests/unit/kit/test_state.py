@@ -156,7 +156,7 @@ def test_a_replica_that_absorbs_every_change_equals_the_state(writer: Writer) ->
     script = [(create(web), create(template(web))), (create(task(web)),), (remove(task(web), base=ANY_VERSION),)]
     for sequence, ops in enumerate(script):
         result, changes = writer.state.apply(Transaction(client="c", sequence=sequence, at=0.0, ops=ops))
-        events = replica.absorb(result.version, changes)
+        events = replica.absorb(result.version, changes, 0.0)
         assert [event.action for event in events] == [op.action for op in ops]
     assert list(replica.full()) == list(writer.state.full())
     assert replica.tasks_of_service(web.id) == {}

@@ -37,7 +37,7 @@ def test_the_difference_creates_updates_and_removes() -> None:
         (Action.UPDATE, "changed"),
         (Action.CREATE, "fresh"),
     }
-    events = old.absorb(new.version, tuple(changes))
+    events = old.absorb(new.version, tuple(changes), 0.0)
     assert sorted(old.full(), key=lambda c: c.id) == sorted(new.full(), key=lambda c: c.id)
     assert {event.action for event in events} == {Action.REMOVE, Action.UPDATE, Action.CREATE}
 

@@ -42,6 +42,10 @@ class Queue:
         self._unblock(group.key)
         self._ready[group.key] = group
 
+    def is_ready(self, key: GroupKey) -> bool:
+        """Tell whether a group is worth a try."""
+        return key in self._ready
+
     def block(self, group: Group) -> None:
         """Let a group wait until a row improves that fits."""
         self.forget(group.key)

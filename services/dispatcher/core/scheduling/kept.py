@@ -11,6 +11,8 @@ from services.dispatcher.core.scheduling.demand import group_of
 from services.dispatcher.core.scheduling.evictions import Evictions
 from services.dispatcher.core.scheduling.telling import Telling
 from services.dispatcher.core.scheduling.waiting import Waiting
+from services.kit.model.ids import TaskId
+from services.kit.model.objects import Task
 
 
 class Kept:
@@ -26,6 +28,8 @@ class Kept:
         self.groups: dict[GroupKey, Group] = {}
         self.made_now: set[GroupKey] = set()
         """Groups with tasks that were made in this pass."""
+        self.placed: dict[TaskId, Task] = {}
+        """Tasks as the last pass has placed them, until the desk shows them so."""
 
     def group(self, view: Picture, key: GroupKey) -> Group | None:
         """Return a group, read from its spec version the first time; None when that is gone."""

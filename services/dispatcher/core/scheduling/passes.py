@@ -14,13 +14,13 @@ from services.dispatcher.core.fleet.ledger import Placement
 from services.dispatcher.core.fleet.preempt import Tenant, evictions
 from services.dispatcher.core.fleet.queue import GroupClass, class_of, is_scarce
 from services.dispatcher.core.fleet.why import NO_SUITABLE_NODE, refusals, tell
-from services.dispatcher.core.picture import Key, Picture, Step
+from services.dispatcher.core.picture import Bunch, Key, Picture, Step
 from services.dispatcher.core.scheduling.kept import Kept
 from services.dispatcher.core.scheduling.waiting import group_key
-from services.dispatcher.core.tasks import PENDING, with_state
+from services.dispatcher.core.tasks import PENDING
 from services.dispatcher.core.tasks import wanted as wanted_state
 from services.kit.model.ids import NodeId, TaskId
-from services.kit.model.objects import Task
+from services.kit.model.objects import Task, TaskStatus
 from services.kit.model.states import TaskState
 
 ASSIGNED = "scheduler assigned task to node"
@@ -53,7 +53,7 @@ class Pass:
         self._unplaced: dict[GroupKey, Iterator[Task]] = {}
         self._short: list[Group] = []
         """Groups that found no place for all of their tasks."""
-        self.steps: list[Step] = []
+        self.steps: list[Step | Bunch] = []
         self.wakes: dict[Key, float] = {}
 
     # -- tasks made for a node
@@ -75,7 +75,8 @@ class Pass:
         for task_id, placement in self._kept.ledger.confirm(group, pairs):
             task = self._view.tasks[task_id]
             if placement is not None:
-                self.steps.append(Step(key=task_id, puts=(_assigned(task, placement, self._now, CONFIRMED),)))
+                status = _assignment(self._now, CONFIRMED)
+                self.steps.append(Step(key=task_id, puts=(_assigned(task, placement, status),)))
                 continue
             assert task.node_id is not None
             row = self._kept.fleet.row_of.get(task.node_id)
@@ -111,8 +112,11 @@ class Pass:
         within = ~self._kept.evictions.closed_to(group.priority)
         placements = self._kept.ledger.place(group, [task.id for task in tasks], self._now, within) if tasks else []
         self._left -= GROUP_WORK + len(placements)
-        for task, placement in zip(tasks, placements, strict=False):
-            self.steps.append(Step(key=group.key, puts=(_assigned(task, placement, self._now, ASSIGNED),)))
+        if placements:
+            status = _assignment(self._now, ASSIGNED)
+            puts = [_assigned(task, place, status) for task, place in zip(tasks, placements, strict=False)]
+            self._kept.placed.update(zip([task.id for task in puts], puts, strict=True))
+            self.steps.append(Bunch(key=group.key, puts=puts))
         if len(placements) < len(tasks):
             self._texts[cls] = tell(refusals(self._kept.fleet, group))
         if cls in self._texts:
@@ -202,9 +206,13 @@ class Pass:
         self.wakes[TELL] = min(at, self.wakes.get(TELL, at))
 
 
-def _assigned(task: Task, placement: Placement, now: float, message: str) -> Task:
-    placed = with_state(task, TaskState.ASSIGNED, now, message)
-    return _replace(placed, node_id=placement.node, generic=placement.generic)
+def _assignment(now: float, message: str) -> TaskStatus:
+    """Return the status of tasks that are given a node; nothing has been observed of them before."""
+    return TaskStatus(state=TaskState.ASSIGNED, timestamp=now, message=message, applied_at=now)
+
+
+def _assigned(task: Task, placement: Placement, status: TaskStatus) -> Task:
+    return _replace(task, status=status, node_id=placement.node, generic=placement.generic)
 
 
 def _refused(task: Task, reason: str) -> Task:

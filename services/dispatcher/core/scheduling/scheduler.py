@@ -9,6 +9,7 @@ made for a node.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from services.dispatcher.core.fleet.build import build
 from services.dispatcher.core.fleet.fleet import Fleet
@@ -48,13 +49,16 @@ class Scheduler:
         self._settings = SchedulingConfig()
         self.kept = Kept(build(self._seed, [view.nodes[node_id] for node_id in sorted(view.nodes)]))
         self._take_settings(view.cluster)
-        for task in sorted(view.tasks.values(), key=lambda task: (task.service_id, task.slot, task.id)):
+        for task in sorted(view.tasks.values(), key=attrgetter("service_id", "slot", "id")):
             self._take_in(view, task)
         return (ALL,)
 
     def notice(self, view: Picture, event: Event) -> Iterable[Key]:
         """New tasks to place, and a second chance for those that wait."""
         match event.object:
+            case Task() if self.kept.placed.pop(event.object.id, None) is event.new is not None:
+                self._forget(event.object)  # this very pass has given it its place, and nothing else has changed
+                return (TELL,) if self.kept.queue.has_blocked and self.kept.telling.ask_round() else ()
             case Task():
                 self._notice_task(view, event, event.object)
             case Node() if event.new is None:
@@ -124,18 +128,20 @@ class Scheduler:
             self.kept.ledger.hold(task.id, group, Placement(task.node_id, task.generic), counted=counted)
 
     def _let_try(self, view: Picture, task: Task) -> None:
-        key = group_key(task)
-        group = self.kept.group(view, key)
-        if group is not None and task.node_id is None:
-            self.kept.queue.ready(group)
-            if not task.meta.version:
-                self.kept.made_now.add(key)
-
-    def _forget(self, task: Task) -> None:
-        if not self.kept.waiting.discard(task):
+        if task.node_id is not None:
             return
         key = group_key(task)
-        if not self.kept.waiting.count(key):
+        if not self.kept.queue.is_ready(key):
+            group = self.kept.group(view, key)
+            if group is None:
+                return
+            self.kept.queue.ready(group)
+        if not task.meta.version:
+            self.kept.made_now.add(key)
+
+    def _forget(self, task: Task) -> None:
+        if self.kept.waiting.discard(task):
+            key = group_key(task)
             self.kept.queue.forget(key)
             self.kept.telling.forget(key)
 
@@ -143,6 +149,7 @@ class Scheduler:
 
     def plan(self, view: Picture, keys: Sequence[Key], now: float) -> Plan:
         """Place tasks made for a node first, then group by group."""
+        self.kept.placed.clear()
         for key in keys:
             self._retry(view, key)
         self._wake()

@@ -42,21 +42,22 @@ class Waiting:
         return True
 
     def discard(self, task: Task) -> bool:
-        """Forget a task; False when it did not wait."""
-        node = self._made_for.pop(task.id, None)
+        """Forget a task; True when it was the last one of its group that waited."""
+        node = self._made_for.pop(task.id, None) if self._made_for else None
         if node is not None:
             self._confirmable.pop(task.id, None)
             del self._by_node[node][task.id]
             if not self._by_node[node]:
                 del self._by_node[node]
-            return True
-        key = group_key(task)
+            return False
+        key = (task.service_id, task.spec_version)
         group = self._groups.get(key)
         if group is None or task.id not in group:
             return False
         del group[task.id]
-        if not group:
-            del self._groups[key]
+        if group:
+            return False
+        del self._groups[key]
         return True
 
     # -- tasks for any node
