@@ -7,49 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from enum import StrEnum
-from typing import NoReturn, TypeVar
 
-from services.kit.errors import InvalidArgument, Problem
-from services.kit.model.specs import Mount, PortConfig, Ulimit
+from services.kit.model.ingress import OPTIONS, read_ingress
+from services.kit.model.specs import IngressConfig, Mount, PortConfig, Ulimit
 from services.kit.model.states import MountType, Protocol, PublishMode
+from services.kit.model.words import boolean as boolean
+from services.kit.model.words import choice as choice
+from services.kit.model.words import duration_s as duration_s
+from services.kit.model.words import refuse as refuse
+from services.kit.model.words import size_bytes as size_bytes
+from services.kit.model.words import whole as whole
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PORT_MAX = 65535
-
-ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
-
-
-def refuse(path: str, reason: str, value: object, hint: str = "") -> NoReturn:
-    """Raise InvalidArgument with one problem."""
-    raise InvalidArgument.of((Problem(path=path, reason=reason, value=str(value)[:80], hint=hint),))
-
-
-def duration_s(text: str, path: str) -> float:
-    """Return seconds: ``1m30s``, ``500ms``, ``0``, or a plain number of seconds."""
-    compact = text.strip().replace(" ", "")
-    total, position = 0.0, 0
-    for match in _DURATION.finditer(compact):
-        if match.start() != position:
-            break
-        total += float(match[1]) * _SECONDS[match[2]]
-        position = match.end()
-    if compact and position == len(compact):
-        return total
-    if re.fullmatch(r"\d+(\.\d+)?", compact):
-        return float(compact)
-    refuse(path, "is not a duration", text, "write it like 1m30s, 500ms or 10s")
-
-
-def size_bytes(text: str, path: str) -> int:
-    """Return bytes: ``64m``, ``1.5GiB``, ``4096``. Letters count in powers of 1024, as docker has them."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        refuse(path, "is not a size", text, "write it like 64m, 1g or 4096")
-    return int(float(match[1]) * _BYTES[match[2].lower()])
+_PORT_FIELDS = ("published", "target", "protocol", "mode", "name")
 
 
 def nano_cpus(text: str, path: str) -> int:
@@ -59,40 +29,11 @@ def nano_cpus(text: str, path: str) -> int:
     return round(float(text) * 1e9)
 
 
-def whole(text: str, path: str, *, least: int = 0) -> int:
-    """Return a whole number that is at least ``least``."""
-    if not re.fullmatch(r"-?\d+", text.strip()):
-        refuse(path, "is not a whole number", text)
-    number = int(text)
-    if number < least:
-        refuse(path, f"must be {least} or more", text)
-    return number
-
-
 def ratio(text: str, path: str) -> float:
     """Return a number between 0 and 1."""
     if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", text.strip()) or float(text) > 1:
         refuse(path, "is not a ratio", text, "write a number between 0 and 1, like 0.25")
     return float(text)
-
-
-def boolean(text: str, path: str) -> bool:
-    """Read ``true`` or ``false``."""
-    match text.lower():
-        case "true" | "1":
-            return True
-        case "false" | "0":
-            return False
-        case _:
-            refuse(path, "neither true nor false", text, "write true or false")
-
-
-def choice(kind: type[ChoiceT], text: str, path: str) -> ChoiceT:
-    """Return the member of a closed set of words."""
-    for member in kind:
-        if member.value == text.strip().lower():
-            return member
-    refuse(path, "is not one of the possible values", text, "use " + ", ".join(member.value for member in kind))
 
 
 def pair(text: str, path: str) -> tuple[str, str]:
@@ -112,7 +53,7 @@ def port(text: str, path: str) -> PortConfig:
     """Return a published port.
 
     ``8080:80``, ``8080:80/udp``, ``80`` (published port chosen by the swarm), or
-    ``published=8080,target=80,protocol=tcp,mode=ingress,name=http``.
+    ``published=8080,target=80,protocol=tcp,mode=ingress,name=http`` and the options of ``kit/model/ingress``.
     """
     if "=" in text:
         return _long_port(text, path)
@@ -120,7 +61,10 @@ def port(text: str, path: str) -> PortConfig:
     published, colon, target = numbers.rpartition(":")
     if ":" in published or published.count("."):
         refuse(
-            path, "names an address to listen on", text, "write published:target; every node answers a published port"
+            path,
+            "names an address to listen on",
+            text,
+            "write published=PORT,target=PORT,address=ADDRESS, or published:target for all",
         )
     if colon and not published:
         refuse(path, "has an empty published port", text, "write it like 8080:80")
@@ -132,11 +76,12 @@ def port(text: str, path: str) -> PortConfig:
 
 
 def _long_port(text: str, path: str) -> PortConfig:
-    fields = pairs(text.split(","), path)
-    known = ("published", "target", "protocol", "mode", "name")
-    for key in fields:
-        if key not in known:
-            refuse(path, f"has an unknown field {key!r}", text, "fields are " + ", ".join(known))
+    given = [pair(part, path) for part in text.split(",")]
+    fields = {key: value for key, value in given if key in _PORT_FIELDS}
+    options = [(key, value) for key, value in given if key not in _PORT_FIELDS]
+    for key, _ in options:
+        if key not in OPTIONS:
+            refuse(path, f"has an unknown field {key!r}", text, "fields are " + ", ".join((*_PORT_FIELDS, *OPTIONS)))
     if "target" not in fields:
         refuse(path, "does not say which port the task listens on", text, "add target=PORT")
     return PortConfig(
@@ -145,6 +90,7 @@ def _long_port(text: str, path: str) -> PortConfig:
         published_port=_port_number(fields["published"], path, text) if fields.get("published") else 0,
         protocol=choice(Protocol, fields.get("protocol", "tcp"), path),
         publish_mode=choice(PublishMode, fields.get("mode", "ingress"), path),
+        ingress=read_ingress(IngressConfig(), options, path),
     )
 
 

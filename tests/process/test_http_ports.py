@@ -115,6 +115,7 @@ class Browser:
 
     def __init__(self, visitor: Visitor) -> None:
         self.visitor = visitor
+        self.host = "shop"
         self.http = h11.Connection(h11.CLIENT)
 
     @classmethod
@@ -129,7 +130,7 @@ class Browser:
         if self.http.our_state is h11.DONE:
             self.http.start_next_cycle()
         length = [("content-length", str(len(body)))] if body else []
-        request = h11.Request(method=method, target=target, headers=[("host", "shop"), *length, *headers])
+        request = h11.Request(method=method, target=target, headers=[("host", self.host), *length, *headers])
         for part in (request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()):
             self.visitor.writer.write(self.http.send(part) or b"")
         await self.visitor.writer.drain()
@@ -278,6 +279,24 @@ def test_after_a_switch_of_protocols_bytes_go_both_ways(tmp_path: Path) -> None:
             for _ in range(3):
                 visitor.writer.write(b"z" * 100_000)
                 assert await visitor.reader.readexactly(100_000) == b"z" * 100_000
+            await visitor.leave()
+            await eventually(lambda: not task._open)
+
+    run_async(scenario())
+
+
+def test_a_client_that_switched_and_said_all_in_one_breath_is_heard_to_its_end(tmp_path: Path) -> None:
+    words = b"z" * 100_000  # more than is read at once
+
+    async def scenario() -> None:
+        port = free_port()
+        async with plane(tmp_path) as running, http_tasks("a") as (task,):
+            await show(running, port, task)
+            visitor = await Visitor.come(port)
+            head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+            visitor.writer.write(head + words)
+            visitor.writer.write_eof()
+            assert (await visitor.reader.read()).endswith(b"\r\n\r\n" + words)
             await visitor.leave()
             await eventually(lambda: not task._open)
 

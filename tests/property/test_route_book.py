@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.table import Change, Gap, RouteBook, key_of
+from services.gateway.core.table import Change, Gap, RouteBook
 from services.kit.messages.routes import Backend, Route, RouteTable
 from services.kit.model.ids import NodeId, ServiceId, TaskId
 
@@ -19,7 +19,7 @@ backends = st.builds(
 )
 tables = st.dictionaries(st.integers(80, 86), st.lists(backends, max_size=3), max_size=6).map(
     lambda ports: {
-        key_of(route): route
+        route.key: route
         for route in (
             Route(service_id=ServiceId("s"), published_port=port, backends=tuple(found))
             for port, found in ports.items()
@@ -65,7 +65,7 @@ def test_the_book_equals_the_newest_table_whatever_came_before(
             mirror = {}
         for key in change.removed:
             del mirror[key]
-        mirror.update((key_of(route), route) for route in change.routes)
+        mirror.update((route.key, route) for route in change.routes)
         assert book.routes == table
         assert mirror == table, "who only hears the changes has the same table"
         assert book.epoch == epoch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from services.gateway.core.table import Change, key_of
+from services.gateway.core.table import Change
 from services.gateway.plane.messages import Counts
 from services.gateway.shell.keeper import Confirmed
 from services.kit.messages.routes import Route
@@ -45,7 +45,7 @@ class SimPlane:
         routes = {} if change.full else dict(self._routes)
         for key in change.removed:
             routes.pop(key, None)
-        routes.update((key_of(route), route) for route in change.routes)
+        routes.update((route.key, route) for route in change.routes)
         self._routes = routes
         self._epoch = change.epoch
         self._pending.set()

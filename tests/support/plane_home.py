@@ -230,7 +230,7 @@ class Visitor:
     async def leave(self) -> None:
         """Hang up."""
         self.writer.close()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             await self.writer.wait_closed()
 
 

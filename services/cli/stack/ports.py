@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.cli.stack.places import Place
 from services.cli.stack.refused import PORT
 from services.cli.stack.words import text_of
 from services.client import text
-from services.kit.model.specs import PortConfig
+from services.kit.errors import InvalidArgument
+from services.kit.model.ingress import OPTIONS, read_ingress
+from services.kit.model.specs import IngressConfig, PortConfig
 from services.kit.model.states import Protocol, PublishMode
 
-PORT_KEYS = ("target", "published", "protocol", "mode", "name")
+PORT_KEYS = ("target", "published", "protocol", "mode", "name", "app_protocol", "x-ingress")
+HTTP_WORDS = frozenset({"http", "http/1.1", "ws"})
+"""What ``app_protocol`` may say to make a port an HTTP port; anything else is only a remark, as Compose has it."""
 RANGE_MAX = 1000
 
 
@@ -62,7 +68,23 @@ def _long(place: Place) -> PortConfig:
         publish_mode=fields["mode"].parsed(_publish_mode, PublishMode.INGRESS)
         if "mode" in fields
         else PublishMode.INGRESS,
+        ingress=_ingress(place, fields),
     )
+
+
+def _ingress(port: Place, fields: Mapping[str, Place]) -> IngressConfig:
+    """Return what ``app_protocol`` and ``x-ingress`` say: the options of ``--publish``, with lists for those that may come several times."""
+    options = []
+    if text_of(fields.get("app_protocol")).lower() in HTTP_WORDS:
+        options.append(("http", ""))
+    if "x-ingress" in fields:
+        for name, value in fields["x-ingress"].fields(OPTIONS).items():
+            options += [(name, each.text()) for each in (value.items() if value.is_list else (value,))]
+    try:
+        return read_ingress(IngressConfig(), options, port.where)
+    except InvalidArgument as error:
+        port.stack.reading.problems += error.problems
+        return IngressConfig()
 
 
 def _protocol(value: str, path: str) -> Protocol:

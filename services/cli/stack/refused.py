@@ -59,6 +59,5 @@ SERVICE: Mapping[str, str] = {
 }
 DEPLOY_RESOURCES: Mapping[str, str] = {"devices": "reserve countable things with generic_resources"}
 PORT: Mapping[str, str] = {
-    "host_ip": "a published port is answered on the node's own address",
-    "app_protocol": "take it out: a published port carries any protocol",
+    "host_ip": "a published port is answered by every node; name addresses with x-ingress: {address: ADDRESS}",
 }

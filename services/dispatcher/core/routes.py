@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from services.kit.messages.routes import Backend, Route, RouteTable
 from services.kit.model.constraints import parse_constraints, satisfies
 from services.kit.model.ids import NodeId, ServiceId
-from services.kit.model.objects import Cluster, Node, PortStatus, Service, Task
+from services.kit.model.ingress import wanted
+from services.kit.model.objects import Cluster, Node, PortStatus, Secret, Service, Task
 from services.kit.model.specs import PortConfig
 from services.kit.model.states import PublishMode, TaskState
 from services.kit.state.state import Event
@@ -50,6 +53,8 @@ class RouteBook:
             self._stale[thing.id] = None
         elif isinstance(thing, Node):
             self._notice_node(view, event, thing)
+        elif isinstance(thing, Secret):
+            self._notice_secret(thing.spec.annotations.name)
         elif isinstance(thing, Cluster):
             self._look_at_cluster = True
             if self._encrypted != _is_encrypted(view):
@@ -63,7 +68,7 @@ class RouteBook:
         removed: dict[str, None] = {}
         for service_id in stale:
             service = view.services.get(service_id)
-            routes = {} if service is None else {_key(route): route for route in self._routes_of(view, service)}
+            routes = {} if service is None else {route.key: route for route in self._routes_of(view, service)}
             removed |= dict.fromkeys(key for key in self._of_service.get(service_id, ()) if key not in routes)
             changed |= {key: route for key, route in routes.items() if self._routes.get(key) != route}
             self._of_service.pop(service_id, None)
@@ -106,6 +111,12 @@ class RouteBook:
         keys = self._of_service.get(service_id, ())
         return max((self._routes[key].ingress.drain_s for key in keys if key in self._routes), default=0.0)
 
+    def _notice_secret(self, name: str) -> None:
+        for service_id, keys in self._of_service.items():
+            secrets = [self._routes[key].ingress.tls_secret for key in keys if key in self._routes]
+            if name.lower() in [secret.lower() for secret in secrets]:
+                self._stale[service_id] = None
+
     def _notice_node(self, view: View, event: Event, node: Node) -> None:
         """A node's address and weights are in the routes of its tasks; which nodes answer on a port may depend on any node."""
         old = event.old if event.new is not None else None
@@ -119,7 +130,8 @@ class RouteBook:
     def _routes_of(self, view: View, service: Service) -> Iterable[Route]:
         if service.endpoint is None:
             return
-        ports = [port for port in service.endpoint.ports if _is_ingress(port)]
+        labels = service.spec.annotations.labels
+        ports = [wanted(port, labels) for port in service.endpoint.ports if _is_ingress(port)]
         if not ports:
             return
         tasks = [task for task in view.tasks_of_service(service.id).values() if task.status.state is TaskState.RUNNING]
@@ -134,6 +146,7 @@ class RouteBook:
                 labels=_proxy_labels(service),
                 nodes=_nodes(view, port),
                 backends=tuple(self._backends(view, port, tasks)),
+                certificate=_certificate(view, port.ingress.tls_secret),
             )
 
     def _backends(self, view: View, port: PortConfig, tasks: Sequence[Task]) -> Iterable[Backend]:
@@ -173,6 +186,27 @@ class RouteBook:
         cluster = view.cluster
         self._revoked = () if cluster is None else tuple(each.public_key for each in cluster.revoked)
         return self._revoked if set(self._revoked) - before else ()
+
+
+def for_node(table: RouteTable, node: NodeId) -> RouteTable:
+    """Return a table as a node may have it: without the certificates of ports that it does not answer on."""
+    if not any(route.certificate and route.nodes is not None and node not in route.nodes for route in table.routes):
+        return table
+    routes = tuple(
+        route if route.nodes is None or node in route.nodes else msgspec.structs.replace(route, certificate=b"")
+        for route in table.routes
+    )
+    return msgspec.structs.replace(table, routes=routes)
+
+
+def _certificate(view: View, name: str) -> bytes:
+    """Return the newest version of a secret, nothing when there is none."""
+    if not name:
+        return b""
+    for secret in view.secrets.values():
+        if secret.superseded_by is None and secret.spec.annotations.name.lower() == name.lower():
+            return secret.spec.data
+    return b""
 
 
 def _nodes(view: View, port: PortConfig) -> tuple[NodeId, ...] | None:
@@ -218,10 +252,6 @@ def _reported(port: PortConfig, task: Task) -> PortStatus | None:
 
 def _is_ingress(port: PortConfig) -> bool:
     return port.publish_mode is PublishMode.INGRESS and port.published_port > 0
-
-
-def _key(route: Route) -> str:
-    return f"{route.published_port}/{route.protocol}"
 
 
 def _backend_changed(old: object, new: object) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from services.kit.model.ids import ServiceId, spec_version_id
+from services.kit.model.ingress import LABELS
 from services.kit.model.objects import Service, SpecVersion
-from services.kit.model.specs import EndpointSpec, IngressConfig, ServiceSpec
+from services.kit.model.specs import Annotations, EndpointSpec, IngressConfig, ServiceSpec
 from services.kit.state.view import View
 
 _PLAIN = IngressConfig()
@@ -32,7 +33,13 @@ def stored_spec(view: View, service: Service) -> SpecVersion | None:
 def needs_new_version(old: ServiceSpec, new: ServiceSpec) -> bool:
     """Tell whether tasks made from these specs differ."""
     before, after = endpoint_of_tasks(old.endpoint), endpoint_of_tasks(new.endpoint)
-    return (old.annotations, old.task, before) != (new.annotations, new.task, after)
+    return (_of_tasks(old.annotations), old.task, before) != (_of_tasks(new.annotations), new.task, after)
+
+
+def _of_tasks(annotations: Annotations) -> Annotations:
+    """Return annotations without the labels that only gateways read."""
+    labels = {name: value for name, value in annotations.labels.items() if not name.startswith(LABELS)}
+    return msgspec.structs.replace(annotations, labels=labels)
 
 
 def endpoint_of_tasks(endpoint: EndpointSpec) -> EndpointSpec:

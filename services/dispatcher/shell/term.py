@@ -20,7 +20,7 @@ from services.dispatcher.core.loops import all_loops
 from services.dispatcher.core.loops.roles import Roles
 from services.dispatcher.core.planning import Planning
 from services.dispatcher.core.presence import LEADER_CHANGED, Presence, Word
-from services.dispatcher.core.routes import RouteBook
+from services.dispatcher.core.routes import RouteBook, for_node
 from services.dispatcher.core.sessions import HEARTBEAT_FAILURE, Sessions
 from services.dispatcher.core.statuses import Statuses
 from services.dispatcher.shell.agents import AgentLines
@@ -268,7 +268,7 @@ class Term:
         try:
             async with aclosing(self.routes.watch()) as tables:
                 async for table in tables:
-                    yield table
+                    yield for_node(table, node)
         finally:
             self.draining.left(node, self.clock.now())
             self._wake.set()

@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from services.kit.messages.routes import Route, RouteTable
 
 
-def key_of(route: Route) -> str:
-    """Return the key of a route: ``port/protocol``."""
-    return f"{route.published_port}/{route.protocol.value}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What became different."""
@@ -55,6 +50,6 @@ class RouteBook:
         elif update.revoked:
             self.revoked = frozenset(update.revoked)
         removed = tuple(key for key in update.removed if self.routes.pop(key, None) is not None)
-        self.routes.update((key_of(route), route) for route in update.routes)
+        self.routes.update((route.key, route) for route in update.routes)
         self.epoch = update.epoch
         return Change(epoch=update.epoch, full=update.full, routes=update.routes, removed=removed)

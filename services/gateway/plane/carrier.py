@@ -7,18 +7,23 @@ until one ends; a connection that has been quiet for its port's idle time is end
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+import sys
+from typing import TYPE_CHECKING, Protocol
 
 from services.gateway.core.balance import Dice, Pool, Target
+from services.gateway.core.proxy_header import Address
 from services.gateway.plane.dialler import Dialler
 from services.gateway.plane.flow import Flow, refuse
 from services.gateway.plane.framed_tls import FramedTls
 from services.gateway.plane.loop import Loop
 from services.gateway.plane.mesh import MESH, Mesh, MeshListener, Preface
-from services.gateway.plane.messages import PortSettings, route_of
+from services.gateway.plane.messages import PortSettings, door_of, route_of
 from services.gateway.plane.published import Listener, Published
 from services.gateway.plane.relay import Shared
 from services.gateway.plane.udp import UdpListener
+
+if TYPE_CHECKING:
+    from services.gateway.plane.tls_stream import TlsStream
 
 CONNECT_TIMEOUT_S = 1.0
 LOOK_FOR_QUIET_S = 15.0
@@ -79,20 +84,28 @@ class Carrier:
         """Send new connections of this port to these tasks; connections to tasks that are no longer named go on."""
         published = self._published(key)
         published.configure(settings)
+        if door_of(key) != key:
+            published.certificate = self._certificate(key, settings)
+            published.join(self._published(door_of(key)))
         for target in published.pool.replace(targets, self.loop.now, published.rules):
-            if target.open:
-                target.draining = True
-                self._left.append(target)
+            self._leave(target)
 
     def unroute(self, key: str) -> None:
         """Forget the tasks of this port."""
-        self.route(key, [], PortSettings())
-        if not self._ports[key].listeners:
+        published = self._ports[key]
+        for target in published.pool.replace([], self.loop.now, published.rules):
+            self._leave(target)
+        if door_of(key) == key:
+            published.configure(PortSettings())
+            self._forget_unused(published)
+        else:
+            published.leave()
             del self._ports[key]
+            self._forget_unused(self._ports[door_of(key)])
 
     def routed(self) -> list[str]:
         """Return the ports that have a route."""
-        return [key for key in self._ports if key != MESH]
+        return [key for key, published in self._ports.items() if key != MESH and not published.members]
 
     def listen(self, name: str, sock: socket.socket) -> None:
         """Accept on this socket instead of the one before, if any."""
@@ -111,9 +124,7 @@ class Carrier:
         if listener is None:
             return
         listener.close()
-        published = listener.published
-        if not published.listeners and not published.pool.targets and self._ports.get(published.key) is published:
-            del self._ports[published.key]
+        self._forget_unused(listener.published)
 
     def end(self, *, listening: bool) -> None:
         """Accept no more: nobody does any more when ``listening`` ends, else others who have copies of the sockets do."""
@@ -137,6 +148,29 @@ class Carrier:
         """Return every task that is routed to or still has connections."""
         return [target for port in self._ports.values() for target in port.pool.targets.values()] + self._left
 
+    def _leave(self, target: Target) -> None:
+        """Remember a task that is routed to no more while it has connections."""
+        if target.open:
+            target.draining = True
+            self._left.append(target)
+
+    def _certificate(self, key: str, settings: PortSettings) -> object:
+        """Return what TLS shows the clients of a service, None where TLS does not end here or cannot."""
+        if not settings.tls_ends:
+            return None
+        from services.gateway.plane.tls_stream import context_from  # noqa: PLC0415 - loaded where it is needed
+
+        try:
+            return context_from(settings.tls_pem, for_http=bool(settings.http_head_bytes_max))
+        except OSError as error:
+            sys.stderr.write(f"no certificate for {key}: {error}\n")
+            return None
+
+    def _forget_unused(self, published: Published) -> None:
+        is_used = published.listeners or published.pool.targets or published.members
+        if not is_used and self._ports.get(published.key) is published:
+            del self._ports[published.key]
+
     def _published(self, key: str) -> Published:
         """Return a port; one without a route has no tasks."""
         if key not in self._ports:
@@ -148,16 +182,35 @@ class Carrier:
     def admit(self, published: Published, client: socket.socket, host: str, port: int) -> None:
         """Take a new connection."""
         self.accepted += 1
-        if published.settings.http_head_bytes_max:
-            from services.gateway.plane.http_flow import HttpFlow  # noqa: PLC0415 - its parser is loaded where it is needed
+        settings = published.settings
+        if settings.is_tls:
+            from services.gateway.plane.tls_door import TlsArrival  # noqa: PLC0415 - loaded where it is needed
 
-            http = HttpFlow(self, published, client, host, port)
-            self.began(http)
-            http.begin()
-            return
-        flow = Flow(self, published, client, host, port)
-        self.began(flow)
-        flow.begin()
+            arrival = TlsArrival(self, published, client, host, port)
+            self.began(arrival)
+            arrival.begin()
+        elif settings.http_head_bytes_max:
+            self.speak_http(published, client, Address(host, port), limits=settings, scheme="http")
+        else:
+            flow = Flow(self, published, client, host, port)
+            self.began(flow)
+            flow.begin()
+
+    def speak_http(
+        self,
+        published: Published,
+        client: socket.socket | TlsStream,
+        source: Address,
+        *,
+        limits: PortSettings,
+        scheme: str,
+    ) -> None:
+        """Take a connection whose client is going to speak HTTP."""
+        from services.gateway.plane.http_flow import HttpFlow  # noqa: PLC0415 - its parser is loaded where it is needed
+
+        http = HttpFlow(self, published, client, source, limits=limits, scheme=scheme)
+        self.began(http)
+        http.begin()
 
     def admit_from_mesh(self, client: FramedTls, preface: Preface) -> None:
         """Take a connection that another gateway has brought here, for one task of this node."""

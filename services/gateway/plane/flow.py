@@ -22,6 +22,7 @@ from services.gateway.plane.relay import Side
 
 if TYPE_CHECKING:
     from services.gateway.plane.carrier import Carrier
+    from services.gateway.plane.tls_stream import TlsStream
 
 HEADER_TIMEOUT_S = 3.0
 
@@ -52,7 +53,7 @@ class Flow(Dialler):
         self,
         carrier: Carrier,
         published: Published,
-        client: socket.socket | FramedTls,
+        client: socket.socket | FramedTls | TlsStream,
         host: str,
         port: int,
         *,

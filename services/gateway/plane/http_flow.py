@@ -20,30 +20,38 @@ from services.gateway.core.http_headers import (
     check_request,
     request_headers,
     upgrade_asked,
+    values,
 )
 from services.gateway.core.proxy_header import Address
+from services.gateway.core.switchboard import host_and_path
 from services.gateway.plane.dialler import Dialler
 from services.gateway.plane.framed_tls import FramedTls
 from services.gateway.plane.loop import BOTH_ON_EDGE, Timer
+from services.gateway.plane.messages import PortSettings
 from services.gateway.plane.published import Published
 from services.gateway.plane.relay import Side
 
 if TYPE_CHECKING:
     from services.gateway.plane.carrier import Carrier
+    from services.gateway.plane.tls_stream import TlsStream
 
 READ_BYTES = 1 << 16
 BUFFERED_BYTES_MAX = 1 << 18
 TURNS = 16
 SAFE_AGAIN = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Requests that may be sent twice (RFC 9110, section 9.2.2), when they have no body."""
-REASONS = {400: b"Bad Request", 405: b"Method Not Allowed", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 502: b"Bad Gateway", 503: b"Service Unavailable"}  # fmt: skip
+REASONS = {400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 502: b"Bad Gateway", 503: b"Service Unavailable"}  # fmt: skip
 
 
 class Wire:
     """A socket with what waits to be written, and a parser for what comes in."""
 
     def __init__(
-        self, carrier: Carrier, sock: socket.socket | FramedTls, parser: h11.Connection, on_event: Callable[[], None]
+        self,
+        carrier: Carrier,
+        sock: socket.socket | FramedTls | TlsStream,
+        parser: h11.Connection,
+        on_event: Callable[[], None],
     ) -> None:
         """``on_event`` is called when something can be read or written."""
         self.sock = sock
@@ -112,6 +120,7 @@ class Errand(Dialler):
     __slots__ = ("_flow",)
 
     def __init__(self, flow: HttpFlow, carrier: Carrier, published: Published, source: Address) -> None:
+        """``published`` is the service's part of the port."""
         super().__init__(carrier, published, source)
         self._flow = flow
 
@@ -137,15 +146,28 @@ class Errand(Dialler):
 class HttpFlow:
     """See the module."""
 
-    def __init__(self, carrier: Carrier, published: Published, client: socket.socket, host: str, port: int) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        published: Published,
+        client: socket.socket | TlsStream,
+        source: Address,
+        *,
+        limits: PortSettings,
+        scheme: str,
+    ) -> None:
+        """``published`` is the door, ``limits`` are those for heads; ``scheme`` is what the client speaks with this gateway."""
         self.published = published
         self.is_counted = True
         self.moved = 0
         self.moved_before = -1
         self.quiet_since = 0.0
         self._carrier = carrier
-        self._source = Address(host, port)
-        self._settings = published.settings
+        self._source = source
+        self._scheme = scheme
+        self._service = published
+        """The service's part of the port that the last request was for."""
+        self._settings = limits
         parser = h11.Connection(h11.SERVER, max_incomplete_event_size=self._settings.http_head_bytes_max)
         self._client = Wire(carrier, client, parser, self._go_on)
         self._upstream: Wire | None = None
@@ -341,15 +363,23 @@ class HttpFlow:
         self._request = request
         self._answer_begun = False
         self._may_repeat = request.method in SAFE_AGAIN
+        self._find_service(request)
         if self._upstream is not None and self._is_reusable():
             self._send_request()
         else:
             self._dial()
 
+    def _find_service(self, request: h11.Request) -> None:
+        host = values(list(request.headers), b"host")
+        service = self.published.switchboard.owner(*host_and_path(host[0] if host else b"", request.target))
+        if service is None or (self._scheme == "https" and service.certificate is None):
+            raise BadRequest(404, "no service has this name and path here")
+        self._service = service
+
     def _dial(self) -> None:
         self._leave_task()
         self._is_unsent = False
-        self._errand = Errand(self, self._carrier, self.published, self._source)
+        self._errand = Errand(self, self._carrier, self._service, self._source)
         self._errand.dial()
 
     def _send_request(self) -> None:
@@ -360,9 +390,9 @@ class HttpFlow:
         sent = request_headers(
             headers,
             client=self._source.host,
-            scheme="http",
+            scheme=self._scheme,
             port=self.asked_at.port,
-            is_trusted=self.published.expects_header(self._source.host),
+            is_trusted=self._scheme == "http" and self.published.expects_header(self._source.host),
             upgrade=upgrade_asked(headers),
             asked_at=self.asked_at.host,
         )
@@ -420,6 +450,7 @@ class HttpFlow:
         from_task = Side(upstream.sock, self._carrier.shared, self, is_raw=is_raw)
         from_client.peer, from_task.peer = from_task, from_client
         for side, wire, waiting in ((from_client, client, upstream.outbox), (from_task, upstream, client.outbox)):
+            side.peer_gone = True  # its end may have been announced while HTTP was spoken, and is not announced again
             words = bytes(waiting) + wire.parser.trailing_data[0]
             if words:
                 side.say_first(words)
@@ -439,7 +470,7 @@ class HttpFlow:
         return (
             target is not None
             and not target.draining
-            and self.published.pool.targets.get(target.task_id) is target
+            and self._service.pool.targets.get(target.task_id) is target
             and self._upstream is not None
             and not self._upstream.ended
         )

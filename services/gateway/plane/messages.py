@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-VERSION = 4
+VERSION = 5
 LINE_BYTES_MAX = 32 << 20
 
 
@@ -42,10 +42,19 @@ class PortSettings(NamedTuple):
     http_head_bytes_max: int = 0
     """0 for a port that is not HTTP."""
     http_head_timeout_s: float = 0.0
+    hosts: list[str] = []
+    """Names that clients ask HTTP or TLS for, when other services may share the port; none means any."""
+    paths: list[str] = []
+    is_tls: bool = False
+    """Clients begin with TLS."""
+    tls_pem: str = ""
+    """Certificate chain and key, where TLS ends here."""
+    tls_ends: bool = False
+    """TLS ends here, also where there is no certificate (yet)."""
 
 
 class PortRoute(NamedTuple):
-    """A published port, ``port/protocol``, and all tasks behind it."""
+    """A published port, ``port/protocol``, and all tasks behind it; ``port/protocol/service`` where services may share it."""
 
     key: str
     endpoints: list[Endpoint]
@@ -143,6 +152,11 @@ WITH_SOCKET = (Listen, Holding)
 def route_of(listener: str) -> str:
     """Return the key of the port that a listener with this name belongs to."""
     return listener.partition("@")[0]
+
+
+def door_of(key: str) -> str:
+    """Return the key of the port that a route is a part of; its own for one that has a port for itself."""
+    return "/".join(key.split("/")[:2])
 
 
 class BrokenLine(Exception):

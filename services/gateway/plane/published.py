@@ -1,7 +1,8 @@
 """A published port as a worker knows it: its tasks and settings, and the sockets on which it is answered.
 
-Owned by the carrier. What must stay true: a listener is watched exactly while the worker has room, the port has room, and it is open;
-newcomers wait in the kernel's queue meanwhile.
+Owned by the carrier. A port that services share is a door: it has no tasks of its own but members, one per service, that clients name. What
+must stay true: a listener is watched exactly while the worker has room, the port has room, and it is open; newcomers wait in the kernel's
+queue meanwhile; connections count at the door, whoever's they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from services.gateway.core.balance import Pool, Rules
+from services.gateway.core.switchboard import Switchboard
 from services.gateway.plane.loop import READ, Loop
 from services.gateway.plane.messages import PortSettings
 
@@ -50,7 +52,19 @@ class Listening(Protocol):
 class Published:
     """A published port."""
 
-    __slots__ = ("_trusted", "idle_s", "key", "listeners", "open", "pool", "settings")
+    __slots__ = (
+        "_trusted",
+        "certificate",
+        "door",
+        "idle_s",
+        "key",
+        "listeners",
+        "members",
+        "open",
+        "pool",
+        "settings",
+        "switchboard",
+    )
 
     def __init__(self, key: str, pool: Pool) -> None:
         self.key = key
@@ -60,7 +74,35 @@ class Published:
         self.open = 0
         """Connections that it has now."""
         self.idle_s = 0.0
+        self.door: Published | None = None
+        """The port that it is a part of."""
+        self.members: dict[str, Published] = {}
+        self.switchboard: Switchboard[Published] = Switchboard()
+        """Which member is meant."""
+        self.certificate: object = None
+        """What TLS shows clients of a member, once there is something."""
         self._trusted: tuple[Network, ...] = ()
+
+    def join(self, door: Published) -> None:
+        """Become a part of a port, or tell it of new settings."""
+        self.door = door
+        door.members[self.key] = self
+        door.look_at_members()
+
+    def leave(self) -> None:
+        """Be no part of a port any more."""
+        if self.door is not None:
+            del self.door.members[self.key]
+            self.door.look_at_members()
+
+    def look_at_members(self) -> None:
+        """Learn who is meant by what; what is decided before a client says whom it means, all members agree on."""
+        self.switchboard = Switchboard()
+        for key in sorted(self.members):
+            member = self.members[key]
+            self.switchboard.add(member.settings.hosts, member.settings.paths, member)
+        if self.members:
+            self.configure(self.members[min(self.members)].settings)
 
     def configure(self, settings: PortSettings) -> None:
         """Take new settings; they hold for new connections, the idle time for all."""
@@ -89,12 +131,18 @@ class Published:
 
     def began(self) -> None:
         """A connection more."""
+        if self.door is not None:
+            self.door.began()
+            return
         self.open += 1
         if self.is_full:
             self.look_again()
 
     def ended(self) -> None:
         """A connection less."""
+        if self.door is not None:
+            self.door.ended()
+            return
         was_full = self.is_full
         self.open -= 1
         if was_full:

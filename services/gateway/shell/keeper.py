@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from services.gateway.core.table import Change, key_of
+from services.gateway.core.table import Change
 from services.gateway.plane.mesh import MESH
 from services.gateway.plane.messages import (
     Applied,
@@ -30,6 +30,7 @@ from services.gateway.plane.messages import (
 from services.gateway.shell.listeners import NOT_HERE, listen, places
 from services.gateway.shell.plane_line import PlaneLine
 from services.kit.messages.routes import Backend, Route
+from services.kit.model.ingress import is_tls
 from services.kit.model.states import Protocol
 from services.kit.runtime.clock import Clock
 from services.kit.runtime.log import Log
@@ -110,7 +111,7 @@ class PlaneKeeper:
             self._routes = {}
         for key in change.removed:
             self._routes.pop(key, None)
-        self._routes.update((key_of(route), route) for route in change.routes)
+        self._routes.update((route.key, route) for route in change.routes)
         self._epoch = change.epoch
         self._serial += 1
         self._close_unrouted()
@@ -193,7 +194,9 @@ class PlaneKeeper:
         """Close the listeners that the table has no more, before the workers confirm the table."""
         assert self._routes is not None, "there is a table"
         wanted = {
-            where.name(key) for key, route in self._routes.items() for where in places(route, self._host, self._node_id)
+            where.name(route.door)
+            for route in self._routes.values()
+            for where in places(route, self._host, self._node_id)
         }
         wanted.add(self._mesh_name)
         for name, number in [place for place in self._listeners if place[0] not in wanted]:
@@ -205,25 +208,25 @@ class PlaneKeeper:
         """Open the ports of the table that are not open yet, once the workers know their tasks."""
         assert self._routes is not None, "there is a table"
         failures: dict[str, str] = {}
-        for key, route in self._routes.items():
-            failure = self._open(key, route)
+        for route in self._routes.values():
+            failure = self._open(route)
             if failure:
-                failures[key] = failure
-                if key not in self.closed_ports:
-                    self._log.warning("port not open", port=key, service=route.service_name, cause=failure)
+                failures[route.door] = failure
+                if route.door not in self.closed_ports:
+                    self._log.warning("port not open", port=route.door, service=route.service_name, cause=failure)
         for key in self.closed_ports.keys() - failures.keys():
             self._log.info("port open after all", port=key)
         self.closed_ports = failures
         self._try_again(
-            any(route.protocol is not Protocol.SCTP for key, route in self._routes.items() if key in failures)
+            any(route.protocol is not Protocol.SCTP for route in self._routes.values() if route.door in failures)
         )
 
-    def _open(self, key: str, route: Route) -> str:
+    def _open(self, route: Route) -> str:
         """Open what is missing of a port; return why it cannot be open, or nothing."""
         if route.protocol is Protocol.SCTP:
             return "sctp is not carried by this data plane"
         for where in places(route, self._host, self._node_id):
-            name = where.name(key)
+            name = where.name(route.door)
             for number, line in enumerate(self._lines):
                 if (name, number) not in self._listeners:
                     try:
@@ -239,6 +242,7 @@ class PlaneKeeper:
 
     def _port_route(self, route: Route) -> PortRoute:
         ingress = route.ingress
+        http = ingress.http
         settings = PortSettings(
             ingress.algorithm.value,
             ingress.slow_start_s,
@@ -247,11 +251,16 @@ class PlaneKeeper:
             -(-ingress.connections_max // len(self._lines)),
             list(ingress.proxy_from),
             ingress.proxy_to.value,
-            0 if ingress.http is None else ingress.http.head_bytes_max,
-            0.0 if ingress.http is None else ingress.http.head_timeout_s,
+            0 if http is None else http.head_bytes_max,
+            0.0 if http is None else http.head_timeout_s,
+            list(ingress.sni if http is None else http.hosts),
+            [] if http is None else list(http.paths),
+            is_tls(ingress),
+            route.certificate.decode(errors="replace"),
+            bool(ingress.tls_secret),
         )
         endpoints = [end for backend in route.backends if (end := self._endpoint(route, backend)) is not None]
-        return PortRoute(key_of(route), endpoints, settings)
+        return PortRoute(route.key, endpoints, settings)
 
     def _endpoint(self, route: Route, backend: Backend) -> Endpoint | None:
         """Return how this node reaches a task, None when it cannot. Datagrams do not travel between gateways."""

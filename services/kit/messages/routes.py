@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.kit.messages.method import MANAGERS, NODES, Call, Empty, Feed, Owner
 from services.kit.model.ids import NodeId, ServiceId, TaskId
+from services.kit.model.ingress import is_by_name
 from services.kit.model.specs import IngressConfig
 from services.kit.model.states import Protocol
 from services.kit.model.value import Value
@@ -40,6 +41,18 @@ class Route(Value, frozen=True, kw_only=True):
     nodes: tuple[NodeId, ...] | None = None
     """Nodes that answer on the port; None means all."""
     backends: tuple[Backend, ...] = ()
+    certificate: bytes = b""
+    """Certificate chain and key (PEM) where TLS ends at the gateways; only nodes that answer on the port get it."""
+
+    @property
+    def door(self) -> str:
+        """What is listened on: ``port/protocol``."""
+        return f"{self.published_port}/{self.protocol.value}"
+
+    @property
+    def key(self) -> str:
+        """What the route goes by; services that share a port each have a route."""
+        return f"{self.door}/{self.service_id}" if is_by_name(self.ingress) else self.door
 
 
 class WatchRoutes(Value, frozen=True, kw_only=True):
@@ -56,7 +69,7 @@ class RouteTable(Value, frozen=True, kw_only=True):
     full: bool
     routes: tuple[Route, ...] = ()
     removed: tuple[str, ...] = ()
-    """``port/protocol`` of routes that are gone."""
+    """Keys of routes that are gone."""
     revoked: tuple[bytes, ...] = ()
     """Public keys of removed nodes: all of them in a full table and in a change that adds one; otherwise empty."""
 

@@ -317,6 +317,10 @@ class HttpConfig(Value, frozen=True, kw_only=True):
     """Longest head of a request; a longer one is answered with 431."""
     head_timeout_s: float = 10.0
     """Time for a head to come once it has begun; then 408."""
+    hosts: tuple[str, ...] = ()
+    """Names by which the service is asked for, ``*.example.org`` for any one label in front; none means any. Services may share a port."""
+    paths: tuple[str, ...] = ()
+    """Beginnings of paths, in whole segments, that are the service's; none means all. The most special name and then path wins."""
 
 
 class IngressConfig(Value, frozen=True, kw_only=True):
@@ -344,7 +348,11 @@ class IngressConfig(Value, frozen=True, kw_only=True):
     proxy_to: ProxyVersion = ProxyVersion.NONE
     """The PROXY header that tasks get, with the client's address."""
     http: HttpConfig | None = None
-    """Read the port's connections as HTTP/1.1; ``proxy_from`` then says whose X-Forwarded headers are believed."""
+    """Read the port's connections as HTTP/1.1; without ``tls_secret`` ``proxy_from`` then says whose X-Forwarded headers are believed."""
+    tls_secret: str = ""
+    """Name of a secret with a certificate chain and its key (PEM): TLS ends at the gateways, which all get it. Its newest version counts."""
+    sni: tuple[str, ...] = ()
+    """Names that clients ask TLS for, ``*`` for any: services may share a port. Without ``tls_secret`` TLS goes through to the tasks."""
 
 
 class PortConfig(Value, frozen=True, kw_only=True):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
 from services.kit.errors import Problem
 from services.kit.model.constraints import KEYS, is_known_key, parse_constraint
 from services.kit.model.cron import parse_cron, parse_zone
+from services.kit.model.ingress import ANY, is_by_name, label_problems, wanted
 from services.kit.model.specs import (
     ClusterSpec,
     ConfigSpec,
@@ -23,6 +24,7 @@ from services.kit.model.specs import (
     Global,
     GlobalJob,
     HealthCheck,
+    HttpConfig,
     IngressConfig,
     NodeSpec,
     Placement,
@@ -37,7 +39,7 @@ from services.kit.model.specs import (
     TaskSpec,
     UpdateConfig,
 )
-from services.kit.model.states import EndpointMode, PublishMode
+from services.kit.model.states import EndpointMode, Protocol, PublishMode
 
 NAME_LENGTH_MAX = 63
 FILE_NAME_LENGTH_MAX = 64
@@ -55,10 +57,15 @@ HEALTH_INTERVAL_MIN_S = 0.001
 HEARTBEAT_PERIOD_MIN_S = 0.1
 OVERCOMMIT_MAX = 100
 """Beyond SwarmKit, which takes zero and then never hears of anybody in time."""
+HOST_LENGTH_MAX = 253
+HEAD_BYTES_MIN = 1024
+HEAD_BYTES_MAX = 1 << 20
 _SHOWN_MAX = 80
 
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_][a-zA-Z0-9]+)*")
 _FILE_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?")
+_HOST = re.compile(r"(?:\*\.)?[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
+_PATH = re.compile(r"/[!-~]*")
 _DRIVER = re.compile(r"[a-z][a-z0-9_-]*")
 _ENV = re.compile(r"[^=\s\0]+(=[^\0]*)?", re.DOTALL)
 _IMAGE = re.compile(
@@ -95,7 +102,8 @@ def service_problems(spec: ServiceSpec) -> tuple[Problem, ...]:
     _mode(problems, "mode", spec.mode)
     _update(problems, "update", spec.update)
     _update(problems, "rollback", spec.rollback)
-    _endpoint(problems, "endpoint", spec.endpoint)
+    _endpoint(problems, "endpoint", spec.endpoint, spec.annotations.labels)
+    problems.found += label_problems(spec)
     _dependencies(problems, "depends_on", spec)
     if isinstance(spec.mode, ReplicatedJob | GlobalJob) and spec.update != UpdateConfig():
         problems.add(
@@ -378,9 +386,10 @@ def _update(problems: Problems, path: str, config: UpdateConfig) -> None:
         problems.add(f"{path}.max_failure_ratio", "must be between 0 and 1", config.max_failure_ratio)
 
 
-def _endpoint(problems: Problems, path: str, endpoint: EndpointSpec) -> None:
+def _endpoint(problems: Problems, path: str, endpoint: EndpointSpec, labels: Mapping[str, str]) -> None:
     for index, port in enumerate(endpoint.ports):
         where = f"{path}.ports[{index}]"
+        port = wanted(port, labels)
         if not 1 <= port.target_port <= PORT_MAX:
             problems.add(f"{where}.target_port", f"must be between 1 and {PORT_MAX}", port.target_port)
         if not 0 <= port.published_port <= PORT_MAX:
@@ -391,6 +400,8 @@ def _endpoint(problems: Problems, path: str, endpoint: EndpointSpec) -> None:
                 "0 lets swarmbus choose",
             )
         _ingress(problems, f"{where}.ingress", port.ingress)
+        if is_by_name(port.ingress) and port.protocol is not Protocol.TCP:
+            problems.add(f"{where}.protocol", "HTTP and TLS are read on TCP ports only", port.protocol)
         if endpoint.mode is EndpointMode.DNSRR and port.publish_mode is PublishMode.INGRESS:
             hint = "publish in host mode, or use the vip endpoint mode"
             problems.add(f"{where}.publish_mode", "ingress does not go with dnsrr", port.publish_mode, hint)
@@ -410,6 +421,31 @@ def _ingress(problems: Problems, path: str, ingress: IngressConfig) -> None:
             problems.add(f"{path}.proxy_from[{index}]", "is not a network", network, hint)
     for index, text in enumerate(ingress.nodes):
         _constraint(problems, f"{path}.nodes[{index}]", text)
+    for index, name in enumerate(ingress.sni):
+        _host(problems, f"{path}.sni[{index}]", name)
+    if ingress.sni and ingress.http is not None:
+        hint = "name it as a host: HTTP is read behind the TLS that tls_secret ends"
+        problems.add(f"{path}.sni", "does not go with http", ingress.sni[0], hint)
+    if ingress.http is not None:
+        _http(problems, f"{path}.http", ingress.http)
+
+
+def _http(problems: Problems, path: str, http: HttpConfig) -> None:
+    if not HEAD_BYTES_MIN <= http.head_bytes_max <= HEAD_BYTES_MAX:
+        reason = f"must be between {HEAD_BYTES_MIN} and {HEAD_BYTES_MAX}"
+        problems.add(f"{path}.head_bytes_max", reason, http.head_bytes_max)
+    if http.head_timeout_s <= 0:
+        problems.add(f"{path}.head_timeout_s", "must be more than 0", http.head_timeout_s)
+    for index, name in enumerate(http.hosts):
+        _host(problems, f"{path}.hosts[{index}]", name)
+    for index, text in enumerate(http.paths):
+        if not _PATH.fullmatch(text):
+            problems.add(f"{path}.paths[{index}]", "is not the beginning of a path", text, "write it like /shop")
+
+
+def _host(problems: Problems, path: str, name: str) -> None:
+    if name != ANY and (len(name) > HOST_LENGTH_MAX or not _HOST.fullmatch(name)):
+        problems.add(path, "is not a name of a host", name, "write it like shop.example.org or *.example.org")
 
 
 def is_address(text: str) -> bool:

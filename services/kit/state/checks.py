@@ -66,12 +66,12 @@ def _rules(state: State, old: Object | None, new: Object) -> Problem | None:
         case Service():
             rival = state.ports.rival(new)
             if rival is not None:
-                port, holder = rival
+                port, holder, reason = rival
                 other = state.get(Table.SERVICE, holder)
                 name = other.spec.annotations.name if isinstance(other, Service) else holder
                 return (
                     ConflictReason.PORT,
-                    f"port {port.published_port}/{port.protocol} is already published by service {name!r}",
+                    f"port {port.published_port}/{port.protocol} is already published by service {name!r}, which {reason}",
                 )
             return None
         case Task():

@@ -1,16 +1,17 @@
 """Which service holds which published port, so that a conflict is found inside the transaction that would make it.
 
 SwarmKit's rule: an ingress port excludes every other use of the same (port, protocol); two host-mode ports may be equal, since the
-scheduler keeps them on different nodes.
+scheduler keeps them on different nodes. Beyond SwarmKit: services that are told apart by name may share a port (``kit/model/ingress``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from services.kit.model.ingress import wanted, why_not_together
 from services.kit.model.objects import Service
 from services.kit.model.specs import PortConfig
-from services.kit.model.states import Protocol, PublishMode
+from services.kit.model.states import Protocol
 
 Key = tuple[int, Protocol]
 
@@ -19,23 +20,23 @@ def published(service: Service) -> Iterator[PortConfig]:
     """Yield the ports with a number: allocated ones, and those that the spec names."""
     seen: set[Key] = set()
     allocated = () if service.endpoint is None else service.endpoint.ports
-    for port in (*allocated, *service.spec.endpoint.ports):
+    for port in (*service.spec.endpoint.ports, *allocated):
         key = (port.published_port, port.protocol)
         if port.published_port and key not in seen:
             seen.add(key)
-            yield port
+            yield wanted(port, service.spec.annotations.labels)
 
 
 class PortIndex:
     """Holders of every published port."""
 
     def __init__(self) -> None:
-        self._holders: dict[Key, dict[str, PublishMode]] = {}
+        self._holders: dict[Key, dict[str, PortConfig]] = {}
 
     def add(self, service: Service) -> None:
         """Take a service's ports in."""
         for port in published(service):
-            self._holders.setdefault((port.published_port, port.protocol), {})[service.id] = port.publish_mode
+            self._holders.setdefault((port.published_port, port.protocol), {})[service.id] = port
 
     def discard(self, service: Service) -> None:
         """Take a service's ports out."""
@@ -51,11 +52,11 @@ class PortIndex:
         """Tell whether anybody holds the port."""
         return (port, protocol) in self._holders
 
-    def rival(self, service: Service) -> tuple[PortConfig, str] | None:
-        """Return the first port of a service that another service holds against it, with that service's id."""
+    def rival(self, service: Service) -> tuple[PortConfig, str, str] | None:
+        """Return the first port of a service that another one holds against it, with that service's id and its reason."""
         for port in published(service):
-            for holder, mode in self._holders.get((port.published_port, port.protocol), {}).items():
-                both_host = mode is PublishMode.HOST and port.publish_mode is PublishMode.HOST
-                if holder != service.id and not both_host:
-                    return port, holder
+            for holder, held in self._holders.get((port.published_port, port.protocol), {}).items():
+                reason = "" if holder == service.id else why_not_together(held, port)
+                if reason:
+                    return port, holder, reason
         return None

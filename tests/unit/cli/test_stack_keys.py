@@ -17,6 +17,8 @@ from services.kit.model.specs import (
     Dependency,
     DriverConfig,
     GenericResource,
+    HttpConfig,
+    IngressConfig,
     Mount,
     Platform,
     PortConfig,
@@ -108,6 +110,8 @@ def test_tmpfs_is_a_mount() -> None:
         ("ports: ['80-82:90-91']", "two ranges of different lengths"),
         ("ports: [{target: 80, host_ip: 127.0.0.1}]", "is not supported: a published port"),
         ("ports: ['127.0.0.1:80:80']", "names an address to listen on"),
+        ("ports: [{target: 80, x-ingress: {hosts: a.example}}]", "is not known"),
+        ("ports: [{target: 80, x-ingress: {drain: soon}}]", "is not a duration"),
         ("security_opt: ['seccomp:unconfined']", "is not supported"),
         ("ulimits: {nofile: {soft: 1}}", "needs soft and hard"),
         ("restart: sometimes", "is not known"),
@@ -129,6 +133,14 @@ def test_tmpfs_is_a_mount() -> None:
 )
 def test_what_cannot_be_is_refused(body: str, reason: str) -> None:
     assert any(reason in line for line in mistakes(body)), mistakes(body)
+
+
+def test_a_port_may_say_how_gateways_treat_it() -> None:
+    (port,) = one(
+        "ports: [{target: 80, app_protocol: http, x-ingress: {host: [a.example, b.example], path: /api, drain: 1m, local-first: true}}]"
+    ).endpoint.ports
+    http = HttpConfig(hosts=("a.example", "b.example"), paths=("/api",))
+    assert port == PortConfig(target_port=80, ingress=IngressConfig(http=http, drain_s=60, local_first=True))
 
 
 def test_ports_may_be_ranges() -> None:

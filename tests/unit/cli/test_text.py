@@ -9,8 +9,8 @@ import pytest
 from services.cli.ages import age, size, span
 from services.client import text
 from services.kit.errors import InvalidArgument
-from services.kit.model.specs import Mount, PortConfig
-from services.kit.model.states import MountType, Protocol, PublishMode
+from services.kit.model.specs import HttpConfig, IngressConfig, Mount, PortConfig
+from services.kit.model.states import BalanceAlgorithm, MountType, Protocol, PublishMode
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,27 @@ def test_sizes(written: str, count: int) -> None:
         (
             "published=8080,target=80,mode=host,name=http",
             PortConfig(published_port=8080, target_port=80, publish_mode=PublishMode.HOST, name="http"),
+        ),
+        (
+            "target=80,host=a.example,host=*.b.example,path=/api,tls-secret=site,balance=maglev,idle-timeout=0",
+            PortConfig(
+                target_port=80,
+                ingress=IngressConfig(
+                    http=HttpConfig(hosts=("a.example", "*.b.example"), paths=("/api",)),
+                    tls_secret="site",
+                    algorithm=BalanceAlgorithm.MAGLEV,
+                    idle_timeout_s=0,
+                ),
+            ),
+        ),
+        (
+            "target=80,address=10.0.0.1,address=::1,node=node.labels.edge==yes,local-first",
+            PortConfig(
+                target_port=80,
+                ingress=IngressConfig(
+                    addresses=("10.0.0.1", "::1"), nodes=("node.labels.edge==yes",), local_first=True
+                ),
+            ),
         ),
     ],
 )

@@ -19,9 +19,10 @@ from services.dispatcher.core.control.payloads import (
     update_payload,
     versions_of,
 )
+from services.dispatcher.core.control.services import create_service
 from services.kit.errors import Conflict, InvalidArgument, NotFound
-from services.kit.messages.control import Filters
-from services.kit.model.ids import SecretId
+from services.kit.messages.control import CreateServiceRequest, Filters
+from services.kit.model.ids import SecretId, ServiceId
 from services.kit.model.objects import Config, Secret
 from services.kit.model.specs import (
     Annotations,
@@ -29,7 +30,10 @@ from services.kit.model.specs import (
     ConfigSpec,
     ContainerSpec,
     DriverConfig,
+    EndpointSpec,
     FileTarget,
+    IngressConfig,
+    PortConfig,
     ReplicatedJob,
     SecretReference,
     SecretSpec,
@@ -83,6 +87,26 @@ def secrets_of(swarm: Swarm) -> set[str]:
     specs = [swarm.state.spec(task.service_id, task.spec_version) for task in swarm.running()]
     ids = {reference.secret_id for spec in specs if spec is not None for reference in spec.task.container.secrets}
     return {swarm.state.secrets[each].spec.data.decode() for each in ids}
+
+
+def test_the_certificate_of_a_port_must_be_there_and_stays_while_it_is_used() -> None:
+    port = PortConfig(target_port=80, published_port=443, ingress=IngressConfig(tls_secret="site"))
+    spec = a_service_spec("web", endpoint=EndpointSpec(ports=(port,)))
+    swarm = Swarm(0)
+    with pytest.raises(InvalidArgument, match="there is no such secret"):
+        create_service(swarm.state, CreateServiceRequest(spec=spec), ServiceId("web"), 1.0)
+    write(swarm, create_payload(swarm.state, SECRETS, secret_spec("site", b"password"), "", "wrong"))
+    with pytest.raises(InvalidArgument, match="no certificate with its key"):
+        create_service(swarm.state, CreateServiceRequest(spec=spec), ServiceId("web"), 1.0)
+    swarm.write(*remove_payload(swarm.state, SECRETS, "site").ops)
+    pem = b"-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
+    write(swarm, create_payload(swarm.state, SECRETS, secret_spec("site", pem), "", "right"))
+    swarm.write(*create_service(swarm.state, CreateServiceRequest(spec=spec), ServiceId("web"), 1.0).ops)
+    with pytest.raises(InvalidArgument, match="used by service web"):
+        remove_payload(swarm.state, SECRETS, "site")
+    answer, users = rotate_payload(swarm.state, SECRETS, "site", pem + b"2", "", "newer", 2.0)
+    assert users == (), "gateways take it without a new task"
+    swarm.write(*answer.ops)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from services.dispatcher.core.routes import RouteBook
+from services.dispatcher.core.routes import RouteBook, for_node
 from services.dispatcher.core.specs import needs_new_version, stored_spec
 from services.kit.messages.routes import Route
-from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, Endpoint, Node, PortStatus, Service, Task, TaskStatus
+from services.kit.model.ids import ClusterId, NodeId, SecretId, ServiceId, TaskId
+from services.kit.model.objects import Cluster, Endpoint, Node, PortStatus, Secret, Service, Task, TaskStatus
 from services.kit.model.specs import (
     Annotations,
     ClusterIngressConfig,
@@ -17,6 +17,7 @@ from services.kit.model.specs import (
     IngressConfig,
     NodeSpec,
     PortConfig,
+    SecretSpec,
     ServiceSpec,
 )
 from services.kit.model.states import TaskState
@@ -142,6 +143,50 @@ def test_a_gateway_that_comes_is_in_the_routes_of_its_nodes_tasks() -> None:
     assert {backend.task_id: backend.via for backend in book.route().backends} == {"t1": "127.0.0.1:4711", "t2": ""}
     book.book.mesh_opened(book.state, NodeId("n1"), 4711)
     assert book.book.refresh(book.state) is None, "nothing is new"
+
+
+def a_secret(number: int, data: bytes, name: str = "site") -> Secret:
+    spec = SecretSpec(annotations=Annotations(name=name), data=data)
+    return Secret(id=SecretId(f"{name}{number}"), spec=spec, number=number)
+
+
+def test_the_newest_version_of_a_certificate_reaches_the_gateways() -> None:
+    book = Book(IngressConfig(tls_secret="Site"))
+    assert book.route().certificate == b""
+    book.write(create(a_secret(1, b"one")))
+    assert book.book.refresh(book.state) is not None
+    assert book.route().certificate == b"one"
+    newer = a_secret(2, b"two")
+    book.write(update(_replace(book.state.secrets[SecretId("site1")], superseded_by=newer.id)), create(newer))
+    assert book.book.refresh(book.state) is not None
+    assert book.route().certificate == b"two"
+    book.write(create(a_secret(1, b"x", name="other")))
+    assert book.book.refresh(book.state) is None, "it is nobody's certificate"
+
+
+def test_a_certificate_is_told_only_to_nodes_that_answer_on_the_port() -> None:
+    book = Book(IngressConfig(tls_secret="site", nodes=("node.labels.edge==yes",)))
+    book.write(create(a_secret(1, b"one")))
+    book.book.refresh(book.state)
+    table = book.book.full()
+    assert [route.certificate for route in for_node(table, NodeId("n1")).routes] == [b"one"]
+    assert [route.certificate for route in for_node(table, NodeId("n2")).routes] == [b""]
+
+
+def test_labels_of_a_service_say_how_gateways_treat_its_port_and_restart_no_task() -> None:
+    book = Book(IngressConfig())
+    service = book.state.services[ServiceId("s")]
+    labels = {"swarmbus.ingress.80.host": "shop.example", "swarmbus.ingress.80.drain": "7s"}
+    spec = _replace(service.spec, annotations=_replace(service.spec.annotations, labels=labels))
+    assert not needs_new_version(service.spec, spec)
+    book.write(update(_replace(service, spec=spec)))
+    change = book.book.refresh(book.state)
+    assert change is not None
+    assert change.removed == ("8080/tcp",)
+    assert [route.key for route in change.routes] == ["8080/tcp/s"]
+    assert book.route().ingress.drain_s == 7
+    assert book.book.drain_s(ServiceId("s")) == 7
+    assert book.route().ingress.http is not None
 
 
 def test_other_ingress_settings_restart_no_task() -> None:

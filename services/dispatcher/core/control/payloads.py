@@ -20,6 +20,7 @@ from services.dispatcher.core.tasks import is_job
 from services.kit.errors import FailedPrecondition, InvalidArgument, Problem
 from services.kit.messages.control import Filters
 from services.kit.model.ids import ENTROPY_BYTES, ConfigId, SecretId, form_id
+from services.kit.model.ingress import wanted
 from services.kit.model.objects import Config, Secret, Service, UpdateStatus
 from services.kit.model.specs import Annotations, ConfigSpec, SecretSpec, ServiceSpec
 from services.kit.model.states import FailureAction, UpdateState
@@ -128,7 +129,12 @@ def remove_payload(view: View, kind: Kind[ThingT], thing_id: str) -> Answer:
     thing = find_payload(view, kind, thing_id)
     versions = versions_of(view, kind, thing)
     ids = {each.id for each in versions}
-    users = [s.spec.annotations.name for s in view.services.values() if kind.used_by(s.spec) & ids]
+    name = thing.spec.annotations.name.lower()
+    users = [
+        s.spec.annotations.name
+        for s in view.services.values()
+        if kind.used_by(s.spec) & ids or (kind is SECRETS and name in _certificates_of(s.spec))
+    ]
     if users:
         reason = f"is used by {_counted(users)}"
         hint = "remove it from them first"
@@ -161,6 +167,12 @@ def rotate_payload(
     if len(ops) > OPS_MAX:
         raise FailedPrecondition(f"{len(users)} services use the {kind.noun}, too many for one change")
     return Answer(ops=tuple(ops), thing=fresh), tuple(_names(users))
+
+
+def _certificates_of(spec: ServiceSpec) -> set[str]:
+    """Return the secrets, by name, that gateways use for a service's ports."""
+    ports = (wanted(port, spec.annotations.labels) for port in spec.endpoint.ports)
+    return {port.ingress.tls_secret.lower() for port in ports}
 
 
 def versions_of(view: View, kind: Kind[ThingT], thing: ThingT) -> list[ThingT]:

@@ -21,6 +21,7 @@ from services.kit.messages.control import (
     UpdateServiceRequest,
 )
 from services.kit.model.ids import ENTROPY_BYTES, ServiceId, form_id
+from services.kit.model.ingress import wanted
 from services.kit.model.objects import JobStatus, Service, UpdateStatus
 from services.kit.model.specs import GlobalJob, Replicated, ReplicatedJob, ServiceSpec
 from services.kit.model.states import TaskState, UpdateState
@@ -186,11 +187,25 @@ def _dangling(view: View, spec: ServiceSpec) -> Iterable[Problem]:
         known = view.configs.get(config.config_id)
         path = f"task.container.configs[{index}]"
         yield from _reference(path, "config", config.config_name, "" if known is None else known.spec.annotations.name)
+    yield from _certificates(view, spec)
     for index, network in enumerate(spec.task.networks):
         if network.target not in view.networks:
             yield Problem(
                 path=f"task.networks[{index}].target", reason="there is no such network", value=network.target
             )
+
+
+def _certificates(view: View, spec: ServiceSpec) -> Iterable[Problem]:
+    """A port's certificate must be in the store and hold what TLS needs; gateways say what is wrong inside."""
+    current = {s.spec.annotations.name.lower(): s.spec for s in view.secrets.values() if s.superseded_by is None}
+    for index, port in enumerate(spec.endpoint.ports):
+        name = wanted(port, spec.annotations.labels).ingress.tls_secret
+        path, secret = f"endpoint.ports[{index}].ingress.tls_secret", current.get(name.lower())
+        if name and secret is None:
+            yield Problem(path=path, reason="there is no such secret", value=name)
+        elif secret is not None and not (b"BEGIN CERTIFICATE" in secret.data and b"PRIVATE KEY" in secret.data):
+            hint = "put the chain and its key into one PEM file: cat chain.pem key.pem | swarmctl secret create NAME -"
+            yield Problem(path=path, reason="the secret holds no certificate with its key", value=name, hint=hint)
 
 
 def _reference(path: str, noun: str, given: str, real: str) -> Iterable[Problem]:
