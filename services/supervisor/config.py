@@ -82,6 +82,9 @@ class NodeSettings(BaseSettings):
     http_token_file: str = Field(
         "", description="file with the token that lets HTTP clients without a certificate change things"
     )
+    listen_metrics: str = Field(
+        "", description="host:port where Prometheus reads what every process of this node measures, at /metrics"
+    )
     listen_discovery: str = Field(
         "", description="host:port for the gateway's metrics and discovery (Prometheus, Traefik) over plain HTTP"
     )
@@ -120,7 +123,9 @@ class NodeSettings(BaseSettings):
             raise ValueError("an engine is reached over a local socket: write unix:///path")
         return value
 
-    @field_validator("listen_remote_api", "advertise_remote_api", "join_addr", "listen_discovery", "listen_dns")
+    @field_validator(
+        "listen_remote_api", "advertise_remote_api", "join_addr", "listen_metrics", "listen_discovery", "listen_dns"
+    )
     @classmethod
     def _addresses_parse(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for address in (value,) if isinstance(value, str) else value:

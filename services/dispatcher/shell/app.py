@@ -13,6 +13,7 @@ from contextlib import aclosing
 from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.core.leadership import Leadership
 from services.dispatcher.shell.control import Control, actor_of
+from services.dispatcher.shell.counting import Counting
 from services.dispatcher.shell.reads import Reads
 from services.dispatcher.shell.term import Term
 from services.dispatcher.shell.watches import Watches
@@ -25,6 +26,7 @@ from services.kit.messages.method import Empty
 from services.kit.messages.store import RaftStatus
 from services.kit.model.ids import NodeId
 from services.kit.runtime.log import Log
+from services.kit.runtime.metrics import MANAGER_LEADER
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.store.client import StoreClient
 from services.kit.store.line import local
@@ -45,6 +47,8 @@ class DispatcherApp:
         )
         self._replica = Replica(dial)
         self._replica.listen(self._absorb)
+        counting = Counting()
+        self._replica.listen(lambda batch: counting.absorb(batch, leads=self._term is not None))
         self._leadership = Leadership(runtime.node.facts.node_id)
         self._reads = Reads(self._store, self._replica, self._tasks, settings.read_timeout_s)
         self._watches = Watches(self._replica.state)
@@ -134,11 +138,13 @@ class DispatcherApp:
     async def _live_through_term(self) -> None:
         term = Term(self._settings, self._runtime, self._store, self._reads, self._replica.state, self._leadership)
         self._term = term
+        MANAGER_LEADER.set(1)
         try:
             why = await term.run()
             self._log.warning("term ended", cause=str(why))
         finally:
             self._term = None
+            MANAGER_LEADER.set(0)
             await term.close(self._leadership.refusal())
         self._leadership.give_up()
         self._moved.set()

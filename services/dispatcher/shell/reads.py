@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.kit.errors import DeadlineExceeded
+from services.kit.runtime.metrics import STORE_READ
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.store.client import StoreClient
 from services.kit.store.replica import Replica
@@ -29,11 +30,15 @@ class Reads:
         if not self._running:
             self._running = True
             self._tasks.spawn("barriers", self._run())
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._replica.wait_version(await asyncio.shield(waited_for))
         except TimeoutError:
             raise DeadlineExceeded("the store did not confirm the read in time") from None
+        finally:
+            STORE_READ.observe(loop.time() - begun)
 
     async def reached(self, version: int) -> None:
         """Wait until the replica holds a transaction of this process."""

@@ -27,6 +27,7 @@ from services.kit.errors import (
     Unimplemented,
 )
 from services.kit.runtime.log import Log
+from services.kit.runtime.metrics import CALLS
 from services.kit.wire import frames
 from services.kit.wire.codec import decode, encode
 
@@ -151,6 +152,8 @@ class Answered(Channel):
     async def _serve(self, work: _Work, entry: CallEntry | FeedEntry, context: Context, body: bytes) -> None:
         """Run a handler to its end and send the one final frame."""
         work.begun = True
+        begun_at = self._loop.time()
+        code = "OK"
         try:
             if isinstance(entry, CallEntry):
                 reply = entry.pack(await entry.run(context, body))
@@ -160,17 +163,22 @@ class Answered(Channel):
                 await self._send_items(work, entry, entry.open(context, body))
                 self._finish(work, frames.End(work.id))
         except asyncio.CancelledError:
+            code = "Cancelled"
             reason = (
                 DeadlineExceeded(f"{entry.name} took too long") if work.expired else Cancelled("the handler stopped")
             )
             self._finish_badly(work, reason)
             raise
         except SwarmError as error:
+            code = type(error).__name__
             self._finish_badly(work, error)
         except Exception as error:  # noqa: BLE001 - the door of every handler: a bug is logged here, its class name answered
+            code = "Internal"
             self._on_bug(entry.name, error)
             self._finish_badly(work, Internal(type(error).__name__))
         finally:
+            if isinstance(entry, CallEntry):
+                CALLS.observe(self._loop.time() - begun_at, entry.name, code)
             self._forget(work)
 
     def _cancel(self, work: _Work) -> None:

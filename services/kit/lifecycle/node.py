@@ -14,6 +14,7 @@ from services.kit.messages import supervise
 from services.kit.messages.supervise import Facts
 from services.kit.model.objects import ManagerPeer
 from services.kit.runtime.changes import Changes
+from services.kit.runtime.metrics import families
 
 TakeIdentity = Callable[[Facts], None]
 """Gives the bus the identity that the facts speak of."""
@@ -60,6 +61,11 @@ class SupervisorLine:
     async def report_lock(self, unlock_key: bytes) -> None:
         """Tell the supervisor what this manager's store is about to be sealed under, so that its raft process can start again."""
         await self._connection.call(supervise.LOCKED_UNDER, supervise.LockReport(unlock_key=unlock_key))
+
+    async def report_metrics(self) -> None:
+        """Tell the supervisor what this process measures."""
+        report = supervise.MetricsReport(process=self._attach.process, families=families())
+        await self._connection.call(supervise.METRICS, report)
 
     async def report_ready(self) -> None:
         """Say that this process serves."""

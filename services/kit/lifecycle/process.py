@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 
 from services.kit.bus.api import LocalAddress
 from services.kit.bus.identity import load_identity
 from services.kit.bus.zmq import ZmqBus
-from services.kit.errors import Cancelled, InvalidArgument, Unavailable
+from services.kit.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
 from services.kit.lifecycle.app import App, ReadyLater, Runtime
 from services.kit.lifecycle.exit_codes import ExitCode, exit_code_of
 from services.kit.lifecycle.node import SupervisorLine
@@ -61,6 +62,7 @@ class _Life:
     def __init__(self, name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
         self._name = name
         self._socket = settings.socket("supervisor")
+        self._metrics_interval_s = settings.metrics_interval_s
         self._build: Callable[[Runtime], App] = lambda runtime: build(settings, runtime)
         self._log = Log("lifecycle")
         self._told_to_stop = asyncio.Event()
@@ -96,6 +98,8 @@ class _Life:
             line = SupervisorLine(connection, self._name, os.getpid(), self._take_identity)
             orders = owner.spawn("orders", line.follow_orders())
             work = owner.spawn("work", self._work(bus, line))
+            if self._metrics_interval_s:
+                owner.spawn("metrics", self._tell_metrics(line))
             await asyncio.wait((signals, broken, orders, work), return_when=asyncio.FIRST_COMPLETED)
             if broken.done():
                 raise broken.result()
@@ -114,6 +118,14 @@ class _Life:
         if not isinstance(self._app, ReadyLater):
             await line.report_ready()
         await self._app.serve()
+
+    async def _tell_metrics(self, line: SupervisorLine) -> None:
+        """Tell what is measured for as long as there is somebody to tell; a supervisor that is busy hears the next report."""
+        with suppress(Unavailable):
+            while True:
+                with suppress(DeadlineExceeded):
+                    await line.report_metrics()
+                await asyncio.sleep(self._metrics_interval_s)
 
     def _end_of_orders(self, error: BaseException | None) -> None:
         """A lost supervisor means a clean stop; anything else that breaks the orders is an error."""

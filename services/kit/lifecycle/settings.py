@@ -33,6 +33,8 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     """The node's state directory, absolute."""
     log_level: LogLevel = "info"
+    metrics_interval_s: float = 0.0
+    """How often the supervisor is told what this process measures; 0 when nobody wants to know."""
 
     @property
     def run_dir(self) -> Path:

@@ -92,6 +92,36 @@ class ProcessStatus(Value, frozen=True, kw_only=True):
     since: float
 
 
+class MetricSample(Value, frozen=True, kw_only=True):
+    """One number."""
+
+    value: float
+    labels: tuple[str, ...] = ()
+    """Values, in the order of the family's names."""
+    suffix: str = ""
+    """What a histogram adds to the name: ``_bucket``, ``_sum`` or ``_count``."""
+    bound: str = ""
+    """Upper bound of a bucket."""
+
+
+class MetricFamily(Value, frozen=True, kw_only=True):
+    """All samples of one metric."""
+
+    name: str
+    text: str
+    kind: str
+    """counter, gauge or histogram."""
+    labels: tuple[str, ...] = ()
+    samples: tuple[MetricSample, ...] = ()
+
+
+class MetricsReport(Value, frozen=True, kw_only=True):
+    """What a child measures of itself, as of now."""
+
+    process: str
+    families: tuple[MetricFamily, ...]
+
+
 class StatusReply(Value, frozen=True, kw_only=True):
     """The node as its supervisor sees it."""
 
@@ -115,10 +145,12 @@ NODE_SEEN = Call(name="supervise.node", request=NodeReport, reply=Empty, owner=O
 STATUS = Call(name="supervise.status", request=Empty, reply=StatusReply, owner=Owner.SUPERVISOR, idempotent=True)
 STOP = Call(name="supervise.stop", request=Empty, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True)
 
+METRICS = Call(name="supervise.metrics", request=MetricsReport, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True)
+
 UNLOCK = Call(name="supervise.unlock", request=UnlockRequest, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True)
 
 LOCKED_UNDER = Call(
     name="supervise.locked_under", request=LockReport, reply=Empty, owner=Owner.SUPERVISOR, idempotent=True
 )
 
-METHODS = (UNLOCK, LOCKED_UNDER, ORDERS, READY, MANAGERS_SEEN, NODE_SEEN, STATUS, STOP)
+METHODS = (UNLOCK, LOCKED_UNDER, ORDERS, READY, MANAGERS_SEEN, NODE_SEEN, STATUS, STOP, METRICS)

@@ -16,6 +16,7 @@ from services.kit.messages import store
 from services.kit.messages.method import Empty
 from services.kit.runtime.changes import Changes
 from services.kit.runtime.clock import Clock
+from services.kit.runtime.metrics import STORE_WRITE
 from services.kit.state.sessions import UNDER_WAY_MAX
 from services.kit.state.transaction import Op, Transaction, TxConflict, TxResult
 from services.kit.store.batches import Batches
@@ -63,6 +64,7 @@ class StoreClient:
         Raises TransactionConflict (unless asked not to); Unavailable when this node does not lead: ``details.leader`` may say who
         does, and ``details.maybe_executed`` whether the transaction may have taken effect; DeadlineExceeded likewise.
         """
+        begun = self._clock.monotonic()
         sequence = await self._next_sequence()
         try:
             transaction = Transaction(
@@ -78,6 +80,7 @@ class StoreClient:
         finally:
             del self._unanswered[sequence]
             self._answered.announce()
+            STORE_WRITE.observe(self._clock.monotonic() - begun)
         if result.conflict is not None and raise_conflict:
             raise TransactionConflict(result)
         return result

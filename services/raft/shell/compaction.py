@@ -9,6 +9,7 @@ import asyncio
 
 from services.kit.model.specs import RaftConfig
 from services.kit.runtime.log import Log
+from services.kit.runtime.metrics import RAFT_SNAPSHOT
 from services.raft.shell.driver import Driver
 from services.raft.shell.keys import KeyStore
 from services.raft.shell.snapshots import Snapshots
@@ -54,7 +55,10 @@ class Compaction:
         frozen = self._member.machine.state.freeze()
         leaving_keys = bool(self._keys.older)
         self._snapshots.keep_old = 0 if leaving_keys else self._config.keep_old_snapshots
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         await asyncio.to_thread(self._snapshots.write, head, frozen)
+        RAFT_SNAPSHOT.observe(loop.time() - begun)
         self._last_index = head.index
         keep = 0 if leaving_keys else self._config.log_entries_for_slow_followers
         self._member.log.compact(head.index, keep=keep, keep_bytes=self._log_bytes // 2)

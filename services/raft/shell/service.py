@@ -16,6 +16,7 @@ from services.kit.model.ids import NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Reachability
 from services.kit.runtime.clock import Clock
+from services.kit.runtime.metrics import RAFT_APPLIED, RAFT_TERM, RAFT_TRANSACTION, STORE_BATCH
 from services.kit.state.state import FrozenState
 from services.kit.state.tables import Table as StoreTable
 from services.kit.state.transaction import BYTES_MAX, OPS_MAX, Change, Transaction, TxResult
@@ -54,6 +55,7 @@ class StoreService:
         table.on_call(store.TRANSFER, self._transfer)
 
     async def _propose(self, _context: Context, request: store.Propose) -> store.ProposeReply:
+        begun = self._clock.monotonic()
         answers = _Answers(len(request.transactions))
         for place, transaction in enumerate(request.transactions):
             try:
@@ -63,7 +65,12 @@ class StoreService:
             else:
                 self._member.proposing.propose(transaction, partial(answers.take, place))
         self._driver.wake()
-        return store.ProposeReply(outcomes=await answers.all)
+        outcomes = await answers.all
+        took_s = self._clock.monotonic() - begun
+        for _ in outcomes:
+            RAFT_TRANSACTION.observe(took_s)
+        STORE_BATCH.observe(took_s)
+        return store.ProposeReply(outcomes=outcomes)
 
     async def _barrier(self, _context: Context, _request: store.Barrier) -> store.BarrierReply:
         outcome: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -133,6 +140,8 @@ class StoreService:
         """Return this member's view."""
         member = self._member
         leader = member.leader
+        RAFT_TERM.set(member.term)
+        RAFT_APPLIED.set(self._machine.applied_index)
         record = member.log.membership.latest.members.get(leader) if leader else None
         return store.RaftStatus(
             node_id=member.me,

@@ -15,6 +15,7 @@ from services.kit.messages.supervise import (
     Facts,
     LockReport,
     ManagersReport,
+    MetricsReport,
     NodeReport,
     Order,
     ReadyReport,
@@ -49,6 +50,9 @@ class Life(Protocol):
     def unlock(self, key: bytes) -> None:
         """Somebody gives the key of a locked manager; raises PermissionDenied when it is a wrong one."""
 
+    def measured(self, report: MetricsReport) -> None:
+        """A child says what it measures."""
+
     def begin_stop(self) -> None:
         """Somebody asks the node to stop."""
 
@@ -71,6 +75,7 @@ class Front:
         table.on_call(supervise.STATUS, self._status)
         table.on_call(supervise.UNLOCK, self._unlock)
         table.on_call(supervise.LOCKED_UNDER, self._locked_under)
+        table.on_call(supervise.METRICS, self._metrics)
         table.on_call(supervise.STOP, self._stop)
         self._listener = await bus.listen_local(path, table)
 
@@ -115,6 +120,10 @@ class Front:
 
     async def _locked_under(self, context: Context, report: LockReport) -> Empty:
         self._board.lock_under(report.unlock_key)
+        return Empty()
+
+    async def _metrics(self, context: Context, request: MetricsReport) -> Empty:
+        self._life.measured(request)
         return Empty()
 
     async def _stop(self, context: Context, request: Empty) -> Empty:

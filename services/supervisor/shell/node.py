@@ -23,7 +23,7 @@ from services.kit.errors import DataLoss, FailedPrecondition, PermissionDenied, 
 from services.kit.lifecycle.exit_codes import ExitCode
 from services.kit.messages import control
 from services.kit.messages.method import MANAGER
-from services.kit.messages.supervise import NodeReport, StatusReply
+from services.kit.messages.supervise import MetricsReport, NodeReport, StatusReply
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Role
 from services.kit.model.tokens import parse_token
@@ -54,6 +54,7 @@ from services.supervisor.shell.enrolment import Enrolment
 from services.supervisor.shell.front import Front
 from services.supervisor.shell.known_managers import load_managers, save_managers
 from services.supervisor.shell.layout import Layout
+from services.supervisor.shell.metrics_door import METRICS_INTERVAL_S, MetricsDoor
 from services.supervisor.shell.orphans import ChildrenLock
 
 CONTROL_RETRY_S = 0.05
@@ -107,6 +108,7 @@ class Node:
         self._bus = ZmqBus(process="supervisor", clock=clock)
         self._board = Board(certificates=self._layout.certificates, remote_addr=remote_addr)
         self._front = Front(self._board, self)
+        self._metrics = MetricsDoor(self.status, clock)
         self._enrolment = Enrolment(self._layout.certificates, self._bus, ids=ids, rng=rng)
         self._keeper = CertificateKeeper(
             self._board,
@@ -187,6 +189,10 @@ class Node:
         """Take what the swarm says of this node; another role is fetched with a fresh certificate."""
         self._keeper.hear(report)
 
+    def measured(self, report: MetricsReport) -> None:
+        """Keep what a child measures, for those who read it."""
+        self._metrics.take(report)
+
     def status(self) -> StatusReply:
         """How the node is."""
         facts = self._board.facts
@@ -250,6 +256,7 @@ class Node:
         await self._children_lock.acquire()
         check_free(self.ports)
         await self._front.open(self._bus, self._settings.supervisor_socket)
+        await self._metrics.open(self._settings.listen_metrics)
         await self._enrol()
         if self._board.role is Role.WORKER:
             self._layout.clear_store()  # a demotion may have been cut short
@@ -366,6 +373,7 @@ class Node:
 
     async def _close(self) -> None:
         await self._children.stop(STOP_STAGES)
+        await self._metrics.close()
         await self._front.close()
         await self._bus.close()
         if self._board.identity is None:
@@ -396,6 +404,7 @@ def _told_to_children(settings: NodeSettings, remote_addr: str) -> dict[str, str
     return {
         "SWARMBUS_STATE_DIR": str(settings.state_dir),
         "SWARMBUS_LOG_LEVEL": settings.log_level,
+        "SWARMBUS_METRICS_INTERVAL_S": str(METRICS_INTERVAL_S if settings.listen_metrics else 0.0),
         "SWARMBUS_HOSTNAME": settings.hostname or socket.gethostname(),
         "SWARMBUS_LISTEN_REMOTE_API": settings.listen_remote_api,
         "SWARMBUS_ADVERTISE_REMOTE_API": remote_addr,
