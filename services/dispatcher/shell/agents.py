@@ -99,7 +99,7 @@ class AgentLines:
         if node not in term.state.nodes:
             raise NotFound(f"node {node} is not in the swarm")
         fresh = SessionId(term.runtime.ids.new("session"))
-        session = term.sessions.register(node, request.session_id, fresh, term.clock.now())
+        session = term.sessions.register(node, request.session_id, fresh, term.runtime.clock.wall())
         term.nudge()
         self._end(node, _replaced(session))
         line = self._sessions[node] = _SessionLine(session, self.bells.add())
@@ -125,7 +125,7 @@ class AgentLines:
     async def beat(self, caller: Caller, request: Heartbeat) -> HeartbeatReply:
         """Take a heartbeat."""
         term = self._term
-        period_s = term.sessions.beat(NodeId(caller.node_id), request.session_id, term.clock.now())
+        period_s = term.sessions.beat(NodeId(caller.node_id), request.session_id, term.runtime.clock.wall())
         return HeartbeatReply(period_s=period_s)
 
     async def assignments(self, caller: Caller, request: AssignmentsRequest) -> AsyncIterator[Assignments]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.core.leadership import Leadership
 from services.dispatcher.shell.control import Control, actor_of
 from services.dispatcher.shell.counting import Counting
 from services.dispatcher.shell.reads import Reads
+from services.dispatcher.shell.swarm_clock import SwarmClock
 from services.dispatcher.shell.term import Term
 from services.dispatcher.shell.watches import Watches
 from services.kit.bus.api import Context, Listener
@@ -38,7 +40,8 @@ class DispatcherApp:
 
     def __init__(self, settings: DispatcherSettings, runtime: Runtime) -> None:
         self._settings = settings
-        self._runtime = runtime
+        self._clock = SwarmClock(runtime.clock)
+        runtime = self._runtime = replace(runtime, clock=self._clock)
         self._log = Log("dispatcher")
         self._tasks = TaskOwner("dispatcher")
         dial = local(runtime.bus, settings.socket("raft"))
@@ -113,8 +116,10 @@ class DispatcherApp:
         self._watches.absorb(batch)
         if self._term is not None:
             self._term.absorb(batch)
-        else:
-            self._moved.set()
+            return
+        stamps = (event.object.meta.updated_at for event in batch.events) if batch.reset else (batch.origin.at,)
+        self._clock.heard(max(stamps, default=0.0))
+        self._moved.set()
 
     async def _follow_raft(self) -> None:
         async for status in self._store.follow_status():
@@ -136,6 +141,7 @@ class DispatcherApp:
                 await self._moved.wait()
 
     async def _live_through_term(self) -> None:
+        self._clock.begin_term()
         term = Term(self._settings, self._runtime, self._store, self._reads, self._replica.state, self._leadership)
         self._term = term
         MANAGER_LEADER.set(1)

@@ -47,18 +47,6 @@ from services.kit.store.replica import Batch
 KeyT = TypeVar("KeyT", NodeId, TaskId)
 
 
-class LeaderClock:
-    """Wall time that never goes back within a term, so that it can be compared with stored times and measured with."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._clock = runtime.clock
-        self._offset = runtime.clock.wall() - runtime.clock.monotonic()
-
-    def now(self) -> float:
-        """Return seconds since the epoch."""
-        return self._clock.monotonic() + self._offset
-
-
 class Term:
     """What the leader does."""
 
@@ -77,7 +65,6 @@ class Term:
         self.reads = reads
         self.state = state
         self.leadership = leadership
-        self.clock = LeaderClock(runtime)
         self._log = Log("term")
         self._tasks = TaskOwner("term")
         self._wake = asyncio.Event()
@@ -98,7 +85,7 @@ class Term:
         self.conversations = ConversationLines(self)
         self.members = Members(local(runtime.bus, settings.socket("raft")), self.roles, state, node_id)
         nodes = [node.id for node in state.nodes.values() if node.status.state is not NodeState.DOWN]
-        self.draining = Draining(nodes, self.clock.now())
+        self.draining = Draining(nodes, self.runtime.clock.wall())
         for task in state.tasks.values():
             self._hold_back(None, task)
         self._take_period(state.cluster)
@@ -138,7 +125,7 @@ class Term:
 
     def absorb(self, batch: Batch) -> None:
         """Take what the store applied."""
-        now = self.clock.now()
+        now = self.runtime.clock.wall()
         self.planning.absorb(batch.events, now)
         for event in batch.events:
             if event.table is Table.TASK:
@@ -191,7 +178,7 @@ class Term:
 
     def _await_nodes(self) -> None:
         """A new leader knows of no session: nodes that were not down are unknown until they are heard of."""
-        for node in self.sessions.begin(self.state.nodes.values(), self.clock.now()):
+        for node in self.sessions.begin(self.state.nodes.values(), self.runtime.clock.wall()):
             if self.state.nodes[node].status.state is not NodeState.UNKNOWN:
                 self._hear(node, Word(state=NodeState.UNKNOWN, message=LEADER_CHANGED))
 
@@ -207,7 +194,7 @@ class Term:
         last_pass = 0.0
         while True:
             self._wake.clear()
-            now = self.clock.now()
+            now = self.runtime.clock.wall()
             self._expire(now)
             self.routes.flush(self.state, loop.time())
             self._release(now)
@@ -270,7 +257,7 @@ class Term:
                 async for table in tables:
                     yield for_node(table, node)
         finally:
-            self.draining.left(node, self.clock.now())
+            self.draining.left(node, self.runtime.clock.wall())
             self._wake.set()
 
     def acknowledge(self, node: NodeId, ack: AckRoutes) -> None:
@@ -282,7 +269,7 @@ class Term:
         """Keep from its node that a task is unwanted while gateways may send connections to it."""
         if isinstance(new, Task) and new.desired_state > TaskState.COMPLETE and self.routes.book.carries(new):
             if not isinstance(old, Task) or old.desired_state <= TaskState.COMPLETE:
-                self.draining.hold(new.id, self.clock.now(), self.routes.book.drain_s(new.service_id))
+                self.draining.hold(new.id, self.runtime.clock.wall(), self.routes.book.drain_s(new.service_id))
         elif isinstance(old, Task):
             self.draining.drop(old.id)
 
@@ -308,7 +295,7 @@ class Term:
             return
         if result.conflict is not None:
             self._log.debug("transaction refused", reason=result.conflict.reason, cause=result.conflict.message)
-        self.planning.answer(flight.number, result, self.clock.now())
+        self.planning.answer(flight.number, result, self.runtime.clock.wall())
         self._wake.set()
 
     # -- waiting for the store

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
+from zlib import crc32
 
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.journal import Journal
-from pysyncobj.node import Node
+from pysyncobj.node import Node as LibraryNode
 from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
@@ -75,6 +76,13 @@ class Owner(Protocol):
 
     def now(self) -> float:
         """Return monotonic seconds."""
+
+
+class Node(LibraryNode):  # type: ignore[misc]
+    """A member in the library's words. It keeps members in sets and sends in their order: this order is the same in every run."""
+
+    def __hash__(self) -> int:
+        return crc32(self.id.encode())
 
 
 class LibraryMismatch(AssertionError):

@@ -437,6 +437,17 @@ def test_a_service_that_is_scaled_while_it_is_updated_rolls_no_more_slots_at_a_t
     assert swarm.images(swarm.running()) == ["v2"] * 5
 
 
+def test_a_service_that_is_scaled_when_every_new_task_is_on_its_way_still_stops_the_old_ones() -> None:
+    swarm = Swarm(2)
+    swarm.create_service(replicas=4)
+    swarm.settle()
+    swarm.set_image("web", "v2", UpdateConfig(parallelism=0, order=UpdateOrder.START_FIRST))
+    swarm.settle(agents=False)
+    swarm.scale("web", 3)
+    swarm.settle()
+    assert swarm.images(swarm.running()) == ["v2"] * 3
+
+
 def test_a_global_task_on_its_way_counts_although_its_node_was_paused_meanwhile() -> None:
     swarm = Swarm(3)
     swarm.create_service(mode=Global())

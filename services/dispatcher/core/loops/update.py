@@ -54,6 +54,8 @@ class _Progress:
     """Slots whose new task failed beside the old one, and when to try again; they hold no other slot up."""
     finish: list[Task] = field(default_factory=list)
     """Old tasks whose slot has a running new one."""
+    half_done: bool = False
+    """Some slot still has old tasks beside a new one that is on its way."""
     under_way: int = 0
     """Slots with a new task that is not RUNNING yet."""
     retried: int = 0
@@ -110,7 +112,8 @@ class Update:
                 continue
             progress = self._look(view, service, now)
             if not _is_running(service):
-                if progress.todo or progress.finish:
+                # A change of the service forgets where its update stood, not what it has begun.
+                if progress.todo or progress.finish or progress.half_done:
                     started = UpdateStatus(state=UpdateState.UPDATING, started_at=now, message=IN_PROGRESS)
                     steps.append(Step(key=key, puts=(_replace(service, update_status=started),)))
                 continue
@@ -178,6 +181,7 @@ class Update:
             if best.status.state < TaskState.RUNNING:
                 # Also when the service was changed anew meanwhile, and whatever is left of the task before.
                 progress.under_way += 1
+                progress.half_done |= bool(old)
                 progress.retried += has_failed
                 if old and best in mine and best.status.state < TaskState.ASSIGNED:
                     progress.unplaced.append(old)
