@@ -25,6 +25,11 @@ def ago(then: float, now: float) -> str:
     return f"{age(max(0.0, now - then))} ago"
 
 
+def clock_time(seconds: float) -> str:
+    """Return the time of day in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
 def timestamp(seconds: float) -> str:
     """Return a time of day in UTC, or a dash for none."""
     if seconds <= 0:

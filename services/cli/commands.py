@@ -72,6 +72,7 @@ GROUPS = (
     Group(name="events", summary="what happens, as it happens", module="services.cli.verbs.events"),
     Group(name="history", summary="what happened to one object, and who did it", module="services.cli.verbs.history"),
     Group(name="why", summary="what keeps something from being where it should be", module="services.cli.verbs.why"),
+    Group(name="top", summary="the swarm on the terminal, live", module="services.cli.verbs.top"),
     Group(name="backup", summary="the swarm in an encrypted file, and back", module="services.cli.verbs.backup"),
     Group(name="support-bundle", summary="a file for those who help", module="services.cli.verbs.support_bundle"),
     Group(name="completion", summary="command line completion for your shell", module="services.cli.verbs.completion"),

@@ -1,0 +1,1 @@
+"""``swarmctl top``: the swarm on a terminal, live."""
