@@ -147,6 +147,8 @@ async def _live(metavar: str, client: Client) -> list[Candidate]:
             return [(secret.spec.annotations.name, "") for secret in await client.secrets.list(stale=True)]
         case "CONFIG":
             return [(config.spec.annotations.name, "") for config in await client.configs.list(stale=True)]
+        case "NETWORK":
+            return [(network.spec.annotations.name, "") for network in await client.networks.list(stale=True)]
         case "STACK":
             from services.cli.stack.service import STACK_LABEL  # noqa: PLC0415 (brings a reader of YAML along)
 

@@ -9,7 +9,7 @@ from services.cli.ages import size, span, timestamp
 from services.cli.tables import manager_words, mode_words, ports_words, task_name
 from services.kit.messages.control import TaskReply
 from services.kit.model.ids import NodeId
-from services.kit.model.objects import Cluster, Node, Service, TokenLimits
+from services.kit.model.objects import Cluster, NetworkAddresses, Node, Service, TokenLimits
 from services.kit.model.specs import (
     ContainerSpec,
     Placement,
@@ -54,6 +54,7 @@ def _labels(labels: Mapping[str, str]) -> tuple[str, ...]:
 def cluster_page(cluster: Cluster) -> list[str]:
     """Return the page of the cluster, with its join tokens."""
     spec, tokens = cluster.spec, cluster.root_ca.join_tokens
+    pools = spec.networking
     return page_lines(
         [
             ("ID", cluster.id),
@@ -65,6 +66,7 @@ def cluster_page(cluster: Cluster) -> list[str]:
             ("Heartbeat period", span(spec.dispatcher.heartbeat_period_s)),
             ("Certificate expiry", span(spec.ca.node_cert_expiry_s)),
             ("Autolock", "yes" if spec.auto_lock_managers else "no"),
+            ("Address pools", f"{', '.join(pools.default_address_pools)} in subnets of /{pools.subnet_size}"),
             ("Root digest", cluster.root_ca.digest),
             (
                 "Join tokens",
@@ -148,8 +150,14 @@ def service_page(service: Service) -> list[str]:
             ("Rollback", _update(spec.rollback)),
             ("Endpoint mode", spec.endpoint.mode.value),
             ("Ports", ports_words(ports)),
+            ("Networks", tuple(each.target for each in spec.task.networks)),
+            ("Virtual addresses", _addresses(() if service.endpoint is None else service.endpoint.virtual_ips)),
         ]
     )
+
+
+def _addresses(held: Iterable[NetworkAddresses]) -> tuple[str, ...]:
+    return tuple(f"{', '.join(each.addresses)} in network {each.network_id}" for each in held)
 
 
 def task_page(reply: TaskReply, *, service_name: str, nodes: Mapping[NodeId, str]) -> list[str]:
@@ -179,6 +187,7 @@ def task_page(reply: TaskReply, *, service_name: str, nodes: Mapping[NodeId, str
                     ("Ports", ports),
                 ],
             ),
+            ("Addresses", _addresses(task.networks)),
             ("Spec version", task.spec_version),
             *(template_fields(reply.spec.task) if reply.spec is not None else ()),
         ]

@@ -66,6 +66,12 @@ SEVERAL = (
     ),
     Several(name="config", value="CONFIG", key="NAME", text="the same for a config"),
     Several(
+        name="network",
+        value="NETWORK",
+        key="NETWORK",
+        text="NAME, or name=NAME,alias=OTHER,driver-opt=KEY=VALUE: a network that tasks are on",
+    ),
+    Several(
         name="depends-on",
         value="SERVICE[:CONDITION]",
         key="SERVICE",

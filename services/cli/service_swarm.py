@@ -1,6 +1,6 @@
-"""What the flags for secrets, configs, dependencies, schedules and back-off do to a spec. Used by service_spec.py.
+"""What the flags for secrets, configs, networks, dependencies, schedules and back-off do to a spec. Used by service_spec.py.
 
-Secrets and configs are named by their users and referred to by id; ``known_payloads`` asks the swarm for the ids before a spec is made.
+Secrets, configs and networks are named by their users and referred to by id; ``known_payloads`` asks the swarm for the ids before a spec is made.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from services.cli.reading import Reading
+from services.cli.service_networks import with_networks
 from services.client import text
 from services.client.client import Client
 from services.kit.model.ids import ConfigId, SecretId
@@ -34,17 +35,20 @@ SCHEDULE_FLAGS = ("schedule", "schedule_time_zone", "schedule_overlap", "schedul
 
 @dataclass(frozen=True)
 class Known:
-    """Ids of the secrets and configs that flags name."""
+    """Ids of the secrets, configs and networks that flags name."""
 
     secrets: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
 
 
 async def known_payloads(client: Client, flags: argparse.Namespace) -> Known:
     """Return the ids of what the flags name; names that are not there are left out, and told when the spec is made."""
     secrets = await client.secrets.list() if flags.secret_add else ()
     configs = await client.configs.list() if flags.config_add else ()
+    networks = await client.networks.list() if flags.network_add or flags.network_rm else ()
     return Known(
+        networks={each.spec.annotations.name: each.id for each in networks},
         secrets={each.spec.annotations.name: each.id for each in secrets if each.superseded_by is None},
         configs={each.spec.annotations.name: each.id for each in configs if each.superseded_by is None},
     )
@@ -65,7 +69,12 @@ def with_swarm(reading: Reading, spec: ServiceSpec, flags: argparse.Namespace, k
     container = _with_files(reading, spec.task.container, flags, known)
     return replace(
         spec,
-        task=replace(spec.task, restart=restart, container=container),
+        task=replace(
+            spec.task,
+            restart=restart,
+            container=container,
+            networks=with_networks(reading, spec.task, flags, known.networks),
+        ),
         mode=_scheduled(reading, spec.mode, flags),
         depends_on=_dependencies(reading, spec.depends_on, flags),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.client.blocking_networks import BlockingNetworks
 from services.client.blocking_payloads import BlockingConfigs, BlockingSecrets
 from services.client.client import TIMEOUT_S, Client
 from services.client.clusters import DEFAULT, Clusters
@@ -234,6 +235,7 @@ class BlockingClient:
         self.tasks = BlockingTasks(self._thread, self._client.tasks)
         self.secrets = BlockingSecrets(self._thread, self._client.secrets)
         self.configs = BlockingConfigs(self._thread, self._client.configs)
+        self.networks = BlockingNetworks(self._thread, self._client.networks)
 
     @property
     def socket(self) -> str:

@@ -14,6 +14,7 @@ from services.client.clusters import Clusters
 from services.client.feed import ObjectChange
 from services.client.inside import Inside
 from services.client.line import ControlLine
+from services.client.networks import Networks
 from services.client.nodes import Nodes
 from services.client.payloads import Configs, Secrets
 from services.client.services import Services
@@ -53,6 +54,7 @@ class Client:
     secrets: Secrets
     configs: Configs
     inside: Inside
+    networks: Networks
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Client:
         self.secrets = Secrets(self._line)
         self.configs = Configs(self._line)
         self.inside = Inside(self._line)
+        self.networks = Networks(self._line)
 
     @property
     def socket(self) -> str:

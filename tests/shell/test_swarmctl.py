@@ -355,6 +355,104 @@ def test_a_stack_keeps_its_secrets_and_configs(
     assert not served.state.configs
 
 
+def test_a_stack_keeps_its_networks(served: ControlServer, tmp_path: Path, capsys: Text) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text(
+        "services:\n"
+        "  a: {image: x, networks: {back: {aliases: [db]}}}\n"
+        "  b: {image: x}\n"
+        "  c: {image: x, networks: [plain]}\n"
+        "networks:\n"
+        "  back: {internal: true, ipam: {config: [{subnet: 10.5.0.0/24}]}}\n"
+        "  default:\n"
+        "  plain: {external: true, name: host}\n"
+    )
+    served.runs_tasks = False
+    words = ["-c", str(file), "app"]
+    assert main(["stack", "plan", *words]) == 0
+    assert "+ create network app_back" in capsys.readouterr().out
+    assert main(["stack", "deploy", "-d", *words]) == 0
+    networks = {each.spec.annotations.name: each for each in served.state.networks.values()}
+    assert [networks[name].ipam[0].subnet for name in ("app_back", "app_default")] == ["10.5.0.0/24", "10.0.0.0/24"]
+    tasks = {each.spec.annotations.name: each.spec.task for each in served.state.services.values()}
+    assert [each.target for each in tasks["app_a"].networks] == [networks["app_back"].id]
+    assert tasks["app_a"].networks[0].aliases == ("db",)
+    assert [each.target for each in tasks["app_b"].networks] == [networks["app_default"].id]
+    assert (tasks["app_c"].networks, tasks["app_c"].driver_options) == ((), {"network": "host"})
+    capsys.readouterr()
+    assert main(["stack", "plan", *words]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    file.write_text(file.read_text().replace("10.5.0.0/24", "10.6.0.0/24"))
+    assert main(["stack", "plan", *words]) != 0
+    assert "there with other settings" in capsys.readouterr().err
+    assert main(["stack", "rm", "app"]) == 0
+    assert not served.state.networks
+
+
+def test_a_stack_with_a_network_that_cannot_be_had_is_refused_with_its_line(
+    served: ControlServer, tmp_path: Path, capsys: Text
+) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text(
+        "services:\n"
+        "  a: {image: x, networks: {wide: {ipv4_address: 10.0.0.9}, gone: }}\n"
+        "  b: {x-driver: process, command: run, networks: [back]}\n"
+        "networks:\n"
+        "  wide: {driver: overlay}\n"
+        "  back: {ipam: {config: [{subnet: 10.0.0.1/24}]}}\n"
+    )
+    assert main(["stack", "deploy", "-d", "-c", str(file), "app"]) != 0
+    told = capsys.readouterr().err
+    for words in ("is not carried between nodes", "cannot be chosen", "does not have", "is not an address range"):
+        assert words in told
+    assert not served.state.services
+
+
+def test_networks_are_created_listed_used_and_removed(served: ControlServer, capsys: Text) -> None:
+    served.runs_tasks = False
+    words = ["--subnet", "10.7.0.0/24", "--gateway", "10.7.0.9", "--ip-range", "10.7.0.128/25", "--label", "a=b"]
+    assert main(["network", "create", *words, "back"]) == 0
+    network_id = capsys.readouterr().out.strip()
+    assert main(["network", "create", "-d", "overlay", "--name", "wide"]) == 0
+    assert "no driver that comes with swarmbus carries overlay networks" in capsys.readouterr().err
+    assert main(["network", "create", "--subnet", "10.7.0.0/16", "more"]) != 0
+    assert "overlaps 10.7.0.0/24 of network 'back'" in capsys.readouterr().err
+    assert main(["network", "create", "--gateway", "10.9.0.1", "--subnet", "10.8.0.0/24", "more"]) != 0
+    assert "is in no subnet" in capsys.readouterr().err
+    assert main(["network", "ls"]) == 0
+    assert "10.7.0.0/24" in capsys.readouterr().out
+    assert main(["network", "inspect", "back"]) == 0
+    page = capsys.readouterr().out
+    assert "10.7.0.9" in page
+    assert "10.7.0.128/25" in page
+    assert main(["service", "create", "-d", "--name", "web", "--network", "name=back,alias=db", "nginx"]) == 0
+    assert main(["service", "create", "-d", "--name", "x", "--network", "none-such", "nginx"]) != 0
+    assert "there is no network of this name" in capsys.readouterr().err
+    assert main(["service", "create", "-d", "--name", "x", "--network", "host", "nginx"]) != 0
+    assert "--driver-opt network=host" in capsys.readouterr().err
+    assert (
+        main(["service", "create", "-d", "--name", "x", "--driver", "process", "--network", "back", "--", "run"]) != 0
+    )
+    assert "the process driver attaches tasks to no network" in capsys.readouterr().err
+    (service,) = served.state.services.values()
+    assert [(each.target, each.aliases) for each in service.spec.task.networks] == [(network_id, ("db",))]
+    assert main(["network", "rm", "back"]) != 0
+    assert "is used by: web" in capsys.readouterr().err
+    assert main(["service", "update", "-d", "--network-rm", "back", "web"]) == 0
+    assert main(["network", "rm", "back", "wide"]) == 0
+    assert not served.state.networks
+
+
+def test_the_clusters_address_pools_are_a_setting(served: ControlServer, capsys: Text) -> None:
+    words = ["--default-addr-pool", "10.20.0.0/16", "--default-addr-pool", "10.30.0.0/16"]
+    assert main(["cluster", "update", *words, "--default-addr-pool-mask-length", "26"]) == 0
+    assert main(["network", "create", "back"]) == 0
+    (network,) = served.state.networks.values()
+    assert network.ipam[0].subnet == "10.20.0.0/26"
+    assert main(["cluster", "update", "--default-addr-pool", "10.20.0.0"]) != 0
+    assert "is smaller than a subnet" in capsys.readouterr().err
+
+
 def test_a_support_bundle_tells_much_and_no_secret(
     served: ControlServer, tmp_path: Path, capsys: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:

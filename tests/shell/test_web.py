@@ -82,7 +82,7 @@ def test_the_docker_command_rules_services(home: WebHome) -> None:
     said(home, "service", "scale", "-d", "web=5")
     assert service(home).spec.mode == Replicated(replicas=5)
     said(home, "service", "update", "-d", "-q", "--image", "nginx:2", "--env-add", "B=2", "web")
-    assert service(home).spec.task.container.env == ("A=1", "B=2")
+    assert sorted(service(home).spec.task.container.env) == ["A=1", "B=2"]
     said(home, "service", "rollback", "-d", "-q", "web")
     assert service(home).spec.task.container.image == "nginx:1"
     assert "64MiB" in said(home, "service", "inspect", "--pretty", "web")
@@ -128,6 +128,25 @@ def test_the_docker_command_deploys_a_stack(home: WebHome, tmp_path: Path) -> No
     assert "2/2" in said(home, "stack", "services", "app")
     assert "app_a.1" in said(home, "stack", "ps", "app")
     assert "app" in said(home, "stack", "ls")
+
+
+@needs_docker
+def test_the_docker_command_rules_networks(home: WebHome) -> None:
+    made = said(
+        home, "network", "create", "-d", "bridge", "--scope", "swarm", "--subnet", "10.7.0.0/24", "back"
+    ).strip()
+    assert "back" in said(home, "network", "ls", "--filter", "scope=swarm")
+    assert "10.7.0.0/24" in said(home, "network", "inspect", "back")
+    assert "already exists" in refused(home, "network", "create", "-d", "bridge", "back")
+    assert "there are no overlay networks" in refused(home, "network", "create", "-d", "overlay", "wide")
+    assert "overlaps" in refused(home, "network", "create", "--subnet", "10.7.0.0/16", "more")
+    said(home, "service", "create", "-d", "-q", "--name", "web", "--network", "back", "nginx")
+    assert [each.target for each in service(home, "web").spec.task.networks] == [made]
+    assert "is used by: web" in refused(home, "network", "rm", "back")
+    said(home, "service", "rm", "web")
+    said(home, "network", "rm", "back")
+    assert "pre-defined" in refused(home, "network", "rm", "bridge")
+    assert "not found" in refused(home, "network", "inspect", "back")
 
 
 @needs_docker

@@ -44,6 +44,7 @@ from services.kit.runtime.clock import SystemClock
 from services.kit.runtime.ids import SeededIds
 from services.kit.state.state import State
 from services.kit.state.transaction import Change, Op, Transaction, create, remove, update
+from tests.support.control_networks import Networks
 from tests.support.control_payloads import Payloads
 
 ObjectT = TypeVar("ObjectT", bound=Object)
@@ -116,6 +117,7 @@ class ControlServer:
         self.answer(table, control.REMOVE_TASK, self._remove_task)
         self.answer(table, control.VERSION, self._version)
         Payloads(self).answer(table)
+        Networks(self).answer(table)
         table.on_feed(control.WATCH, self._watch)
         table.on_feed(logs.SUBSCRIBE, self._logs)
         return table

@@ -11,18 +11,31 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from services.dispatcher.core.control.answers import Answer
+from services.dispatcher.core.control.networks import create_network, remove_network
 from services.dispatcher.core.control.services import create_service, update_service
 from services.dispatcher.core.desk import Flight
 from services.dispatcher.core.loops import all_loops
 from services.dispatcher.core.planning import Planning
 from services.dispatcher.core.statuses import Statuses
 from services.kit.messages.control import CreateServiceRequest, UpdateServiceRequest
+from services.kit.messages.networks import CreateNetworkRequest, RemoveNetworkRequest
 from services.kit.messages.session import StatusUpdate
-from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, EngineDescription, Node, NodeDescription, NodeStatus, Service, Task
+from services.kit.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
+from services.kit.model.objects import (
+    Cluster,
+    EngineDescription,
+    Network,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    Service,
+    Task,
+)
 from services.kit.model.specs import (
     Annotations,
     ContainerSpec,
+    IpamConfig,
+    NetworkSpec,
     Platform,
     Replicated,
     Resources,
@@ -243,6 +256,21 @@ class Swarm:
         request = CreateServiceRequest(spec=chosen)
         answer = create_service(self.state, request, ServiceId(f"id-{chosen.annotations.name}"), self.now)
         return self._make(answer)
+
+    def create_network(self, name: str, *subnets: str, **fields: object) -> Network:
+        """Create a network as the control API does."""
+        ipam = tuple(IpamConfig(subnet=each) for each in subnets)
+        spec = _replace(NetworkSpec(annotations=Annotations(name=name), ipam=ipam), **fields)
+        answer = create_network(self.state, CreateNetworkRequest(spec=spec), NetworkId(f"id-{name}"))
+        result = self.write(*answer.ops)
+        assert result.conflict is None, result
+        return self.state.networks[NetworkId(f"id-{name}")]
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network as the control API does."""
+        answer = remove_network(self.state, RemoveNetworkRequest(network_id=NetworkId(name)))
+        result = self.write(*answer.ops)
+        assert result.conflict is None, result
 
     def update_service(self, name: str, spec: ServiceSpec | None = None, **how: bool) -> Service:
         """Replace a service's spec, or roll it back, pause or resume its update, as the control API does."""

@@ -9,7 +9,7 @@ from services.agent.core.ports import PortNeed, port_needs
 from services.agent.core.resources import DeviceMap, dealt_devices
 from services.agent.core.templates import PayloadScope, Scope, expand, render_payload
 from services.kit.model.ids import NodeId, TaskId
-from services.kit.model.objects import Config, Secret, SpecVersion, Task
+from services.kit.model.objects import Config, Network, Secret, SpecVersion, Task
 from services.kit.model.specs import ConfigSpec, ContainerSpec, FileTarget, Platform, SecretSpec
 
 
@@ -43,6 +43,18 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A task's place on a network of the swarm."""
+
+    network: Network
+    addresses: tuple[str, ...] = ()
+    """The task's own, one for each family."""
+    aliases: tuple[str, ...] = ()
+    """Names under which other tasks of the network find it, the service's among them."""
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskBundle:
     """A task with all that it depends on."""
 
@@ -58,6 +70,8 @@ class TaskBundle:
     payloads: tuple[Payload, ...] = field(default=(), repr=False)
     """The secrets and configs that the task sees as files, with their templates filled in, except port marks: see ``core.ports.fill_marks``."""
 
+    attachments: tuple[Attachment, ...] = ()
+    """The networks of the swarm that the task is on, in the template's order."""
     devices: tuple[str, ...] = ()
     """Devices that come with the generic resources the task was dealt, in the form of ``container.devices``."""
 
@@ -79,6 +93,7 @@ def make_bundle(
     *,
     secrets: tuple[Secret, ...] = (),
     configs: tuple[Config, ...] = (),
+    networks: tuple[Network, ...] = (),
 ) -> TaskBundle:
     """Fill in the templates and put everything together; raises TemplateError."""
     name = display_name(task, spec)
@@ -102,8 +117,25 @@ def make_bundle(
         name=name,
         node=node,
         ports=port_needs(spec),
+        attachments=_attachments(task, spec, networks),
         devices=dealt_devices(task.generic, node.devices),
         payloads=_payloads(container, scope, secrets, configs),
+    )
+
+
+def _attachments(task: Task, spec: SpecVersion, networks: tuple[Network, ...]) -> tuple[Attachment, ...]:
+    known = {network.id: network for network in networks}
+    dealt = {each.network_id: each.addresses for each in task.networks}
+    service = spec.annotations.name
+    return tuple(
+        Attachment(
+            network=known[wish.target],
+            addresses=dealt.get(wish.target, ()),
+            aliases=tuple(dict.fromkeys((service, f"tasks.{service}", *wish.aliases))),
+            options=wish.driver_options,
+        )
+        for wish in spec.task.networks
+        if wish.target in known
     )
 
 

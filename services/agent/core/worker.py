@@ -17,7 +17,7 @@ from services.agent.core.bundle import NodeFacts, TaskBundle, make_bundle
 from services.kit.errors import Unavailable
 from services.kit.messages.session import Assignments
 from services.kit.model.ids import SpecVersionId, TaskId, spec_version_id
-from services.kit.model.objects import Config, Secret, SpecVersion, Task
+from services.kit.model.objects import Config, Network, Secret, SpecVersion, Task
 
 
 class MissingDependency(Unavailable):
@@ -67,6 +67,7 @@ class Worker:
             self._specs[spec.id] = spec
         self._secrets: dict[str, Secret] = {}
         self._configs: dict[str, Config] = {}
+        self._networks: dict[str, Network] = {}
         self._follows: int | None = None
         self._complete = False
         self._unnamed: set[TaskId] | None = None
@@ -110,6 +111,8 @@ class Worker:
         container = spec.task.container
         missing = [f"secret {r.secret_name}" for r in container.secrets if r.secret_id not in self._secrets]
         missing += [f"config {r.config_name}" for r in container.configs if r.config_id not in self._configs]
+        targets = [attachment.target for attachment in spec.task.networks]
+        missing += [f"network {target}" for target in targets if target not in self._networks]
         if missing and partial:
             return make_bundle(task, spec, node)
         if missing:
@@ -120,18 +123,23 @@ class Worker:
             node,
             secrets=tuple(self._secrets[r.secret_id] for r in container.secrets),
             configs=tuple(self._configs[r.config_id] for r in container.configs),
+            networks=tuple(self._networks[target] for target in targets),
         )
 
     def _take_dependencies(self, message: Assignments) -> None:
         if message.full:
             self._secrets.clear()
             self._configs.clear()
+            self._networks.clear()
         self._secrets.update({secret.id: secret for secret in message.secrets})
         self._configs.update({config.id: config for config in message.configs})
+        self._networks.update({network.id: network for network in message.networks})
         for secret_id in message.removed_secrets:
             self._secrets.pop(secret_id, None)
         for config_id in message.removed_configs:
             self._configs.pop(config_id, None)
+        for network_id in message.removed_networks:
+            self._networks.pop(network_id, None)
 
     def _take_tasks(self, message: Assignments) -> list[WorkerAction]:
         removed: set[TaskId] = set(message.removed_tasks)

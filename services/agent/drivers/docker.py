@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import docker
@@ -98,6 +98,8 @@ class Engine:
         self._made: _Lent | None = None
         self._lending = threading.Lock()
         self._watched: dict[str, set[asyncio.Event]] = {}
+        self.networking = asyncio.Lock()
+        """Held while a container is put on networks, so that none of them is taken for unused meanwhile."""
 
     # -- following the engine --
 
@@ -174,6 +176,24 @@ class Engine:
         """Remove a container and its anonymous volumes, running or not."""
         async with self._hard:
             await self._call(lambda client: client.remove_container(name, v=True, force=True))
+
+    async def make_network(self, config: Json) -> None:
+        """Make a network unless there is one of its name."""
+        with suppress(AlreadyExists):
+            if not await self._call(lambda client: client.networks(names=[config["name"]])):
+                await self._call(lambda client: client.create_network(**config))
+
+    async def connect(self, network: str, container: str, config: Json) -> None:
+        """Put a container on one network more; one that is there already stays."""
+        with suppress(AlreadyExists):
+            await self._call(lambda client: client.connect_container_to_network(container, network, **config))
+
+    async def drop_network(self, name: str) -> None:
+        """Remove a network that no container is on, started or not."""
+        users = await self._call(lambda client: client.containers(all=True, filters={"network": name}))
+        if not users:
+            with suppress(NotFound):
+                await self._call(lambda client: client.remove_network(name))
 
     async def has_image(self, image: str) -> bool:
         """Tell whether an image is on the node."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,9 +39,11 @@ from services.agent.drivers.api import (
 )
 from services.agent.drivers.docker_conversation import AttachConversation, ExecConversation
 from services.agent.drivers.docker_logs import LogReader
+from services.agent.drivers.docker_networks import connect_config, engine_network, network_config
 from services.agent.drivers.docker_spec import (
     OPTIONS,
     TASK_LABEL,
+    Json,
     check,
     container_config,
     network_of,
@@ -89,6 +92,7 @@ class DockerDriver:
         """Return what it can do."""
         return Capabilities(
             filesystem=Filesystem.IMAGE,
+            networks=True,
             mounts=frozenset({MountType.BIND, MountType.VOLUME, MountType.TMPFS}),
             limits=frozenset({"nano_cpus", "memory_bytes", "pids_limit"}),
         )
@@ -194,7 +198,7 @@ class DockerController:
         await self._fetch_image()
         config = container_config(self._bundle, addr=self._addr, files=self._write_files())
         try:
-            await self._engine.create(self._name, config)
+            await self._make(config)
         except AlreadyExists as error:
             if await self._ours() is None:
                 raise Rejected(f"the name {self._name} is taken by a container that is not ours") from error
@@ -203,6 +207,23 @@ class DockerController:
             raise
         except (DriverError, NotFound) as error:
             raise Rejected(str(error)) from error
+
+    async def _make(self, config: Json) -> None:
+        """Make the container, and before it the networks that it is on."""
+        attachments = self._bundle.attachments
+        if not attachments:
+            await self._engine.create(self._name, config)
+            return
+        async with self._engine.networking:
+            for each in attachments:
+                await self._engine.make_network(network_config(each.network))
+            made = await self._engine.create(self._name, config)
+            try:
+                for each in attachments[1:]:
+                    await self._engine.connect(engine_network(each.network.id), made, connect_config(each))
+            except BaseException:
+                await asyncio.shield(self._engine.remove(made))  # half attached is not prepared
+                raise
 
     async def start(self) -> Handle:
         """Start the container."""
@@ -291,6 +312,7 @@ class DockerController:
             except NotFound:
                 seen = None
         self._files.remove(self._bundle.id)
+        await self._leave_networks()
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -377,6 +399,13 @@ class DockerController:
         if seen is None or (seen.config.labels or {}).get(TASK_LABEL) != self._bundle.id:
             return None
         return seen
+
+    async def _leave_networks(self) -> None:
+        """Remove the engine's networks that this was the last task of; one that cannot be removed now goes with a later task."""
+        for each in self._bundle.spec.task.networks:
+            async with self._engine.networking:
+                with suppress(DriverError):
+                    await self._engine.drop_network(engine_network(each.target))
 
     async def _started(self) -> Inspected:
         seen = await self._ours()

@@ -14,6 +14,7 @@ from services.agent.core.ports import PortNeed, fill_ports
 from services.agent.core.resources import resource_environment
 from services.agent.drivers.api import Option, OptionKind, Rejected, Unsupported
 from services.agent.drivers.docker_devices import device_config, is_cdi, read_device, security_options
+from services.agent.drivers.docker_networks import endpoint_config, engine_network, unsupported_networks
 from services.agent.drivers.docker_state import port_key
 from services.agent.drivers.options import read_options
 from services.kit.model.specs import ContainerSpec, Mount, Privileges, TaskSpec
@@ -36,7 +37,17 @@ OPTIONS = (
 Json = dict[str, object]
 
 _TASK = frozenset(
-    {"driver", "driver_options", "container", "resources", "restart", "placement", "force_update", "log_driver"}
+    {
+        "driver",
+        "driver_options",
+        "container",
+        "resources",
+        "restart",
+        "placement",
+        "force_update",
+        "log_driver",
+        "networks",
+    }
 )
 _CONTAINER = frozenset(ContainerSpec.__struct_fields__) - {"isolation"}
 """Isolation and credential specs are Windows' own."""
@@ -88,6 +99,7 @@ def check(bundle: TaskBundle, api: ApiVersion) -> None:
         known = _MOUNTS.get(mount.type)
         honoured = (known or frozenset()) - {field for field, since in _SINCE.items() if api < since}
         fields += [f"{path}.type"] if known is None else unsupported_fields(mount, honoured, path=path)
+    fields += unsupported_networks(bundle.attachments)
     if api < CDI_SINCE and any(is_cdi(device) for device in (*container.devices, *bundle.devices)):
         fields.append("container.devices")
     if fields:
@@ -123,6 +135,10 @@ def container_config(bundle: TaskBundle, *, addr: str, files: Mapping[str, Path]
         "ExposedPorts": {key: {} for key in ports},
         "HostConfig": _host_config(bundle.spec.task, container, devices, network_of(bundle), addr, ports, files),
     }
+    if bundle.attachments:
+        # The others are joined before the start: older engines take one network only here.
+        first = bundle.attachments[0]
+        config["NetworkingConfig"] = {"EndpointsConfig": {engine_network(first.network.id): endpoint_config(first)}}
     if container.stop_signal:
         config["StopSignal"] = container.stop_signal
     if container.health_check is not None and container.health_check.test:
@@ -256,7 +272,9 @@ def _extra_host(line: str) -> str:
 
 
 def network_of(bundle: TaskBundle) -> str:
-    """Return the engine's network that a task is on."""
+    """Return the engine's network that a task is on, the first one if there are several."""
+    if bundle.spec.task.networks:
+        return engine_network(bundle.spec.task.networks[0].target)
     return str(read_options(DRIVER, OPTIONS, bundle.spec.task.driver_options)["network"])
 
 

@@ -24,6 +24,7 @@ from services.cli.parser import did_you_mean
 from services.cli.reading import Reading
 from services.cli.stack.merge import Extensions, Read, merged
 from services.cli.stack.mounts import read_volumes
+from services.cli.stack.networks import StackNetwork, read_networks
 from services.cli.stack.payloads import StackPayload, read_payloads
 from services.cli.stack.places import Place, Stack, load
 from services.cli.stack.refused import TOP
@@ -34,7 +35,7 @@ from services.kit.errors import Problem
 from services.kit.model.specs import ServiceSpec
 from services.kit.model.validate import service_problems
 
-TOP_KEYS = ("version", "name", "services", "volumes", "secrets", "configs")
+TOP_KEYS = ("version", "name", "services", "volumes", "networks", "secrets", "configs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +44,9 @@ class StackFile:
 
     name: str
     services: tuple[ServiceSpec, ...]
-    """Secrets and configs have their names for ids."""
+    """Secrets, configs and networks have their names for ids."""
     payloads: tuple[StackPayload, ...] = ()
+    networks: tuple[StackNetwork, ...] = ()
 
 
 def read_stack(
@@ -75,12 +77,18 @@ def read_stack(
         volumes=read_volumes(fields.get("volumes"), name),
         secrets=read_payloads("secret", fields.get("secrets"), name, STACK_LABEL),
         configs=read_payloads("config", fields.get("configs"), name, STACK_LABEL),
+        networks=read_networks(fields.get("networks"), name, STACK_LABEL),
     )
     services = _services(top, fields, name, shared, read)
     found = _broken_rules(services)
     chosen = _chosen(services, frozenset(profiles))
     reading.finish(found)
-    return StackFile(name=name, services=tuple(service.spec for service in _in_order(chosen)), payloads=shared.payloads)
+    return StackFile(
+        name=name,
+        services=tuple(service.spec for service in _in_order(chosen)),
+        payloads=shared.payloads,
+        networks=tuple(shared.networks.values()),
+    )
 
 
 def _services(top: Place, fields: Mapping[str, Place], stack: str, shared: Shared, read: Read) -> list[StackService]:

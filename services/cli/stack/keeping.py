@@ -1,4 +1,4 @@
-"""Carries out what a deployment does with a stack's secrets and configs, over the client."""
+"""Carries out what a deployment does with a stack's networks, secrets and configs, over the client."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from services.cli.stack.networks import StackNetwork
 from services.cli.stack.payloads import (
     FINGERPRINT,
     SALT_BYTES,
@@ -60,6 +61,16 @@ async def carry_out(client: Client, step: PayloadStep, payloads: Iterable[StackP
         await client.secrets.rotate(step.name, payload.data)
         mark = fingerprint(payload.data, salt)
         await client.secrets.update(step.name, lambda spec: _marked(spec, mark))
+
+
+async def carry_out_network(client: Client, step: PayloadStep, networks: Iterable[StackNetwork]) -> None:
+    """Create or remove a network."""
+    if step.verb == "remove":
+        await client.networks.remove(step.name)
+        return
+    network = next(each for each in networks if each.name == step.name)
+    assert network.spec is not None, "an external one has no step"
+    await client.networks.create(network.spec)
 
 
 def _marked(spec: SecretSpec, mark: str) -> SecretSpec:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 _NAMESPACES = "a task has the namespaces that its driver gives it"
 _KERNEL_CPU = "limit processors with deploy.resources.limits.cpus"
-_NETWORKS = "there are no networks between tasks: services reach one another through published ports"
+_LINKS = "services of one network find one another by name: name it under networks"
 _DEVICES = "reserve countable things with deploy.resources.reservations.generic_resources"
 
 TOP: Mapping[str, str] = {
-    "networks": _NETWORKS,
     "include": "give several files with -c, they are merged in order",
     "models": "swarmbus runs no models of its own",
 }
@@ -36,13 +35,12 @@ SERVICE: Mapping[str, str] = {
     "devices": _DEVICES,
     "domainname": "write the whole name into hostname",
     "expose": "take it out: what other services and users reach is in ports",
-    "external_links": _NETWORKS,
+    "external_links": _LINKS,
     "gpus": _DEVICES,
     "ipc": _NAMESPACES,
-    "links": _NETWORKS,
-    "mac_address": _NETWORKS,
+    "links": _LINKS,
+    "mac_address": "it is the engine's to choose",
     "models": "swarmbus runs no models of its own",
-    "networks": _NETWORKS,
     "pid": _NAMESPACES,
     "post_start": "nothing is run beside a task: do it in its command",
     "pre_stop": "nothing is run beside a task: do it when it gets its stop_signal",

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from services.cli.stack.container import CONTAINER_KEYS, read_container
 from services.cli.stack.deploy import Deploy, read_deploy
+from services.cli.stack.networks import engines_network, read_uses
 from services.cli.stack.places import Place
 from services.cli.stack.ports import read_ports
 from services.cli.stack.refused import SERVICE
@@ -48,6 +49,7 @@ SERVICE_KEYS = (
     "restart",
     "logging",
     "network_mode",
+    "networks",
     "platform",
     "cpus",
     "mem_limit",
@@ -85,12 +87,13 @@ def read_service(name: str, place: Place, stack: str, shared: Shared) -> StackSe
     needs = _needs(fields.get("depends_on"))
     task = TaskSpec(
         driver=driver,
-        driver_options=_driver_options(fields.get("network_mode"), driver),
+        driver_options=_driver_options(fields, driver, shared),
         container=read_container(place, fields, driver, shared, deploy.pids_limit),
         resources=_resources(fields, deploy.resources),
         restart=_restart(fields, deploy.restart),
         placement=deploy.placement if platform is None else replace(deploy.placement, platforms=(platform,)),
         log_driver=_logging(fields.get("logging")),
+        networks=read_uses(fields.get("networks"), fields.get("network_mode"), driver, shared.networks),
     )
     spec = ServiceSpec(
         annotations=Annotations(name=f"{stack}_{name}", labels={**deploy.labels, STACK_LABEL: stack}),
@@ -111,9 +114,11 @@ def _driver(fields: Mapping[str, Place]) -> str:
     return "docker" if chosen is None else chosen.text()
 
 
-def _driver_options(network_mode: Place | None, driver: str) -> dict[str, str]:
+def _driver_options(fields: Mapping[str, Place], driver: str, shared: Shared) -> dict[str, str]:
+    network_mode = fields.get("network_mode")
     if network_mode is None:
-        return {}
+        named = engines_network(fields.get("networks"), driver, shared.networks)
+        return {"network": named} if named else {}
     mode = network_mode.text()
     if driver == "process":
         network_mode.refuse("means nothing to the process driver", mode, "its tasks are on the node's own network")

@@ -1,4 +1,4 @@
-"""What the services of a stack file share: its volumes, secrets and configs, by the names that the services use."""
+"""What the services of a stack file share: its volumes, networks, secrets and configs, by the names that the services use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.cli.stack.mounts import Volume
+from services.cli.stack.networks import StackNetwork
 from services.cli.stack.payloads import StackPayload
 
 
@@ -16,6 +17,7 @@ class Shared:
     volumes: Mapping[str, Volume]
     secrets: Mapping[str, StackPayload]
     configs: Mapping[str, StackPayload]
+    networks: Mapping[str, StackNetwork]
 
     @property
     def payloads(self) -> tuple[StackPayload, ...]:

@@ -64,6 +64,15 @@ def _update_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--token-uses", metavar="NUMBER", help="how many nodes each new token lets in (default: any number)"
     )
+    parser.add_argument(
+        "--default-addr-pool",
+        action="append",
+        metavar="RANGE",
+        help="where networks that name no subnet get theirs from, like 10.0.0.0/8; repeat it for several",
+    )
+    parser.add_argument(
+        "--default-addr-pool-mask-length", metavar="NUMBER", help="size of those subnets as a prefix (default 24)"
+    )
     parser.add_argument("--autolock", metavar="BOOL", help="whether managers start only with the unlock key")
     add_json(parser)
 
@@ -94,6 +103,8 @@ async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
         flags.forget_nodes_after,
         flags.cert_expiry,
         flags.autolock,
+        flags.default_addr_pool,
+        flags.default_addr_pool_mask_length,
     )
     if not any(value is not None for value in settings) and not flags.rotate_join_token:
         raise UsageError("there is nothing to change", "see `swarmctl cluster update --help`")
@@ -146,8 +157,15 @@ def _with_settings(reading: Reading, spec: ClusterSpec, flags: argparse.Namespac
     )
     expiry_s = reading.one(text.duration_s, flags.cert_expiry, "--cert-expiry", spec.ca.node_cert_expiry_s)
     autolock = reading.one(text.boolean, flags.autolock, "--autolock", spec.auto_lock_managers)
+    size = flags.default_addr_pool_mask_length
+    pools = replace(
+        spec.networking,
+        default_address_pools=tuple(flags.default_addr_pool or spec.networking.default_address_pools),
+        subnet_size=reading.one(text.whole, size, "--default-addr-pool-mask-length", spec.networking.subnet_size),
+    )
     changed = replace(
         spec,
+        networking=pools,
         auto_lock_managers=autolock,
         orchestration=replace(spec.orchestration, task_history_retention_limit=history, ghost_nodes_after_s=ghosts_s),
         dispatcher=replace(spec.dispatcher, heartbeat_period_s=heartbeat_s),

@@ -20,7 +20,10 @@ from services.cli.plain import to_json
 from services.cli.reading import Reading
 from services.cli.service_lists import environment_file
 from services.cli.stack.file import StackFile, read_stack
-from services.cli.stack.keeping import carry_out, kept, of_stack
+from services.cli.stack.keeping import carry_out, carry_out_network, kept, of_stack
+from services.cli.stack.networks import NOUN as NETWORK
+from services.cli.stack.networks import of_stack as networks_of_stack
+from services.cli.stack.networks import plan_networks, with_network_ids
 from services.cli.stack.payloads import PayloadStep, plan_payloads, with_ids
 from services.cli.stack.plan import Plan, Step, Verb, plan_lines, plan_stack
 from services.cli.stack.service import STACK_LABEL
@@ -28,7 +31,7 @@ from services.cli.verbs.service import print_services, print_tasks
 from services.cli.waiting import Patience
 from services.kit.errors import Conflict, InvalidArgument, NotFound, Problem, SwarmError
 from services.kit.messages.control import Filters
-from services.kit.model.objects import Service
+from services.kit.model.objects import Network, Service
 from services.kit.model.specs import ServiceSpec
 from services.kit.model.value import Value
 
@@ -107,12 +110,18 @@ async def _plan_of(context: Context, file: StackFile, flags: argparse.Namespace)
     wanted = {(each.noun, each.name) for each in file.payloads}
     gone = of_stack(payloads, STACK_LABEL, file.name) - wanted if flags.prune else set()
     names = {key: each.id for key, each in payloads.items()}
-    specs = tuple(with_ids(spec, names) for spec in file.services)
+    networks = await _networks(context)
+    specs = tuple(with_network_ids(with_ids(spec, names), networks) for spec in file.services)
     ids = tuple(service.id for service in there)
     tasks = await context.client.tasks.list(Filters(service_ids=ids)) if ids else ()
     nodes = await context.client.nodes.list()
     plan = plan_stack(file.name, specs, there, tasks, nodes, prune=flags.prune)
-    return replace(plan, payloads=plan_payloads(file.payloads, payloads, gone))
+    steps = plan_networks(file.networks, networks, STACK_LABEL, file.name, prune=flags.prune)
+    return replace(plan, payloads=(*steps, *plan_payloads(file.payloads, payloads, gone)))
+
+
+async def _networks(context: Context) -> dict[str, Network]:
+    return {each.spec.annotations.name: each for each in await context.client.networks.list()}
 
 
 def _read(flags: argparse.Namespace) -> StackFile:
@@ -148,11 +157,14 @@ async def _deploy(context: Context, flags: argparse.Namespace) -> Outcome:
 
 
 async def _keep(context: Context, file: StackFile, plan: Plan, *, before: bool) -> bool:
-    """Make and renew secrets and configs before the services, remove those that go behind them; True when something was done."""
+    """Make networks, secrets and configs before the services, remove those that go behind them; True when something was done."""
     steps = [step for step in plan.payloads if step.verb != "leave" and (step.verb != "remove") is before]
     for step in steps:
         context.output.note(f"{_DOING[step.verb]} {step.noun} {step.name}")
-        await carry_out(context.client, step, file.payloads)
+        if step.noun == NETWORK:
+            await carry_out_network(context.client, step, file.networks)
+        else:
+            await carry_out(context.client, step, file.payloads)
     return bool(steps)
 
 
@@ -241,6 +253,9 @@ async def _remove(context: Context, flags: argparse.Namespace) -> Outcome:
     for noun, name in sorted(of_stack(await kept(context.client), STACK_LABEL, flags.stack)):
         context.output.note(f"removing {noun} {name}")
         await carry_out(context.client, PayloadStep(verb="remove", noun=noun, name=name), ())
+    for name in networks_of_stack(await _networks(context), STACK_LABEL, flags.stack):
+        context.output.note(f"removing network {name}")
+        await carry_out_network(context.client, PayloadStep(verb="remove", noun=NETWORK, name=name), ())
     return outcome
 
 

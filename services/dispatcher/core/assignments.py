@@ -1,8 +1,8 @@
 """What one node must run: a full set first, then changes. One machine a stream.
 
 Fed with what the store applied (never with what is only under way), asked for messages with ``take``. Pushed are new assignments and
-changes of desired state or template; statuses are the node's own news. Secrets and configs travel before the first task that uses
-them and are taken back with the last one. What must stay true: messages are numbered without gaps, and the parts of a full set
+changes of desired state or template; statuses are the node's own news. Secrets, configs and networks travel before the first task
+that uses them and are taken back with the last one. What must stay true: messages are numbered without gaps, and the parts of a full set
 say that more follows, so that a node with many tasks takes none of them for gone.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from services.kit.messages.session import AssignedTask, Assignments
-from services.kit.model.ids import ConfigId, NodeId, SecretId, ServiceId, TaskId
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
 from services.kit.model.objects import SpecVersion, Task
 from services.kit.model.states import TaskState
 from services.kit.model.value import Value
@@ -29,6 +29,7 @@ class _Sent(Value, frozen=True, kw_only=True):
     task: Task
     secrets: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
 
 class _Uses:
@@ -63,6 +64,7 @@ class AssignmentBook:
         self._templates: Counter[tuple[ServiceId, int]] = Counter()
         self._secrets = _Uses()
         self._configs = _Uses()
+        self._networks = _Uses()
         self._number = 0
         self._is_whole = False
         """True once the last part of the full set was taken."""
@@ -116,6 +118,7 @@ class AssignmentBook:
         configs, removed_configs = self._configs.news()
         more_follows = not self._is_whole and bool(self._changed)
         self._is_whole = not more_follows
+        networks, removed_networks = self._networks.news()
         return Assignments(
             full=number == 0,
             applies_to=number,
@@ -128,6 +131,8 @@ class AssignmentBook:
             removed_secrets=removed_secrets,
             configs=tuple(c for each in configs if (c := view.configs.get(ConfigId(each))) is not None),
             removed_configs=removed_configs,
+            networks=tuple(n for each in networks if (n := view.networks.get(NetworkId(each))) is not None),
+            removed_networks=removed_networks,
         )
 
     def _remember(self, task: Task, spec: SpecVersion | None) -> None:
@@ -138,11 +143,13 @@ class AssignmentBook:
                 task=task,
                 secrets=tuple(reference.secret_id for reference in container.secrets),
                 configs=tuple(reference.config_id for reference in container.configs),
+                networks=tuple(attachment.target for attachment in spec.task.networks),
             )
         self._sent[task.id] = sent
         self._templates[task.service_id, task.spec_version] += 1
         self._secrets.add(sent.secrets, 1)
         self._configs.add(sent.configs, 1)
+        self._networks.add(sent.networks, 1)
 
     def _forget(self, task_id: TaskId) -> None:
         sent = self._sent.pop(task_id, None)
@@ -150,6 +157,7 @@ class AssignmentBook:
             self._templates[sent.task.service_id, sent.task.spec_version] -= 1
             self._secrets.add(sent.secrets, -1)
             self._configs.add(sent.configs, -1)
+            self._networks.add(sent.networks, -1)
 
 
 def _differs(sent: _Sent, new: Task) -> bool:
@@ -157,4 +165,4 @@ def _differs(sent: _Sent, new: Task) -> bool:
     known = sent.task
     if (known.desired_state, known.spec_version, known.generic) != (new.desired_state, new.spec_version, new.generic):
         return True
-    return new.status.state.terminal and bool(sent.secrets or sent.configs)
+    return new.status.state.terminal and bool(sent.secrets or sent.configs or sent.networks)

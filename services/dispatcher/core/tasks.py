@@ -11,10 +11,10 @@ from zlib import crc32
 import msgspec
 
 from services.dispatcher.core.picture import Picture, SlotKey, is_usable
-from services.kit.model.ids import NodeId, TaskId
+from services.kit.model.ids import NetworkId, NodeId, TaskId
 from services.kit.model.objects import Service, Task, TaskStatus
 from services.kit.model.specs import Global, GlobalJob, ReplicatedJob, RestartPolicy, ServiceSpec
-from services.kit.model.states import PublishMode, RestartCondition, TaskState
+from services.kit.model.states import EndpointMode, PublishMode, RestartCondition, TaskState
 
 NewId = Callable[[], TaskId]
 """Gives a fresh task id."""
@@ -39,10 +39,19 @@ def is_global(spec: ServiceSpec) -> bool:
 
 def is_allocated(service: Service) -> bool:
     """Tell whether a service's endpoint is what its spec asks for, so that its tasks may be scheduled."""
-    wanted = service.spec.endpoint
+    wanted, networks = service.spec.endpoint, virtual_networks(service.spec)
     if service.endpoint is None:
-        return not any(port.publish_mode is PublishMode.INGRESS for port in wanted.ports)
-    return service.endpoint.spec == wanted
+        return not networks and not any(port.publish_mode is PublishMode.INGRESS for port in wanted.ports)
+    return service.endpoint.spec == wanted and networks == tuple(
+        each.network_id for each in service.endpoint.virtual_ips
+    )
+
+
+def virtual_networks(spec: ServiceSpec) -> tuple[NetworkId, ...]:
+    """Return the networks in which a service has an address of its own, beside those of its tasks."""
+    if spec.endpoint.mode is not EndpointMode.VIP:
+        return ()
+    return tuple(attachment.target for attachment in spec.task.networks)
 
 
 def goal(service: Service) -> TaskState:
@@ -64,8 +73,11 @@ def new_task(
     desired: TaskState | None = None,
     attempt: int = 0,
 ) -> Task:
-    """Return a new task for a slot, made from the service as it is now; one with dependencies is for the allocator to let on."""
-    ready = is_allocated(service) and not service.spec.depends_on
+    """Return a new task for a slot, made from the service as it is now.
+
+    One with dependencies or networks is for the allocator to let on.
+    """
+    ready = is_allocated(service) and not service.spec.depends_on and not service.spec.task.networks
     status = TaskStatus(
         state=TaskState.PENDING if ready else TaskState.NEW, timestamp=now, message=PENDING if ready else CREATED
     )

@@ -10,6 +10,7 @@ from services.dispatcher.core.control import filters, nodes, refs, services, tas
 from services.dispatcher.core.control.answers import OTHERS_WERE_FASTER, Answer, refusal
 from services.dispatcher.shell.backup import Backup
 from services.dispatcher.shell.inquiry import Inquiry
+from services.dispatcher.shell.networks import Networks
 from services.dispatcher.shell.payloads import Payloads
 from services.dispatcher.shell.reads import Reads
 from services.dispatcher.shell.watches import Watches
@@ -76,6 +77,7 @@ class Control:
         table.on_feed(control.WATCH, self._watch)
         Payloads(self._runtime, self._state, self._readable, self._change).serve(table)
         Backup(self._runtime.clock, self._state, self._readable, self._change).serve(table)
+        Networks(self._runtime, self._state, self._readable, self._change).serve(table)
         Inquiry(self._runtime.clock, self._state, self._readable, self._watches).serve(table)
 
     # -- reading

@@ -10,7 +10,17 @@ from services.kit.messages.exec import ExecRequest
 from services.kit.messages.logs import LogRequest
 from services.kit.messages.method import NODES, Call, Empty, Feed, Owner
 from services.kit.model.ids import SessionId, TaskId, VolumeId
-from services.kit.model.objects import Config, ManagerPeer, Node, NodeDescription, Secret, SpecVersion, Task, TaskStatus
+from services.kit.model.objects import (
+    Config,
+    ManagerPeer,
+    Network,
+    Node,
+    NodeDescription,
+    Secret,
+    SpecVersion,
+    Task,
+    TaskStatus,
+)
 from services.kit.model.value import Value
 from services.kit.model.volumes import AccessMode, VolumeSecret
 
@@ -108,6 +118,8 @@ class Assignments(Value, frozen=True, kw_only=True):
     volumes: tuple[AssignedVolume, ...] = ()
     removed_volumes: tuple[VolumeId, ...] = ()
     """To be taken down when no task uses them any more, and reported with ``UPDATE_VOLUMES``."""
+    networks: tuple[Network, ...] = ()
+    removed_networks: tuple[str, ...] = ()
 
 
 class StatusUpdate(Value, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from services.kit.model.specs import (
     ConfigSpec,
     EndpointSpec,
     GenericResource,
+    IpamConfig,
     NetworkSpec,
     NodeSpec,
     Platform,
@@ -148,11 +149,20 @@ class UpdateStatus(Value, frozen=True, kw_only=True):
     """What this update does on too many failures, in place of what the spec says."""
 
 
+class NetworkAddresses(Value, frozen=True, kw_only=True):
+    """What a service or a task has of a network: an address for each family that the network has."""
+
+    network_id: NetworkId
+    addresses: tuple[str, ...] = ()
+
+
 class Endpoint(Value, frozen=True, kw_only=True):
-    """A service's allocated endpoint: its ports with every published port filled in."""
+    """A service's allocated endpoint: its ports with every published port filled in, and its virtual addresses."""
 
     spec: EndpointSpec = EndpointSpec()
     ports: tuple[PortConfig, ...] = ()
+    virtual_ips: tuple[NetworkAddresses, ...] = ()
+    """In the order of the spec's networks; none in the mode dnsrr."""
 
 
 class JobStatus(Value, frozen=True, kw_only=True):
@@ -242,6 +252,8 @@ class Task(Value, frozen=True, kw_only=True):
     """Generic resources that were dealt to this task."""
     volumes: tuple[VolumeUse, ...] = ()
     """Cluster volumes that were chosen for its mounts of type cluster, with its node."""
+    networks: tuple[NetworkAddresses, ...] = ()
+    """Its addresses, in the order of its template's networks; its own until it is over."""
 
 
 class TokenLimits(Value, frozen=True, kw_only=True):
@@ -327,11 +339,13 @@ class Config(Value, frozen=True, kw_only=True):
 
 
 class Network(Value, frozen=True, kw_only=True):
-    """A network."""
+    """A network. It never changes."""
 
     id: NetworkId
     meta: Meta = Meta()
     spec: NetworkSpec
+    ipam: tuple[IpamConfig, ...] = ()
+    """Its ranges with every field filled in; none for the ingress network, which nothing is attached to."""
 
 
 class Volume(Value, frozen=True, kw_only=True):

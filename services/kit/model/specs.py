@@ -423,22 +423,26 @@ class ConfigSpec(Value, frozen=True, kw_only=True):
 
 
 class IpamConfig(Value, frozen=True, kw_only=True):
-    """An address range of a network."""
+    """An address range of a network; an empty subnet means one from the cluster's pools."""
 
     subnet: str = ""
     range: str = ""
+    """Addresses are dealt from this part of the subnet; empty means from all of it."""
     gateway: str = ""
+    """Empty means the subnet's first address."""
 
 
 class NetworkSpec(Value, frozen=True, kw_only=True):
-    """A network."""
+    """A network. What carries it is the affair of the tasks' driver on each node."""
 
     annotations: Annotations
     driver: DriverConfig = DriverConfig()
+    """Empty means ``bridge``: each node's engine makes one, so that tasks of one node reach one another."""
     ipv6: bool = False
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
+    """The network of published ports; there is one, and the gateways carry it."""
     ipam_driver: DriverConfig = DriverConfig()
     ipam: tuple[IpamConfig, ...] = ()
 
@@ -508,6 +512,14 @@ class ClusterIngressConfig(Value, frozen=True, kw_only=True):
     """Connections to tasks of other nodes travel over TLS between the gateways; else they are dialled directly and in plain."""
 
 
+class NetworkingConfig(Value, frozen=True, kw_only=True):
+    """Where networks that name no subnet get theirs from."""
+
+    default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
+    subnet_size: int = 24
+    """Length of the prefix of the subnets that the pools are carved into."""
+
+
 class ClusterSpec(Value, frozen=True, kw_only=True):
     """The swarm's own settings."""
 
@@ -520,3 +532,4 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     auto_lock_managers: bool = False
     ingress: ClusterIngressConfig = ClusterIngressConfig()
     scheduling: SchedulingConfig = SchedulingConfig()
+    networking: NetworkingConfig = NetworkingConfig()

@@ -15,6 +15,8 @@ from services.kit.errors import Problem
 from services.kit.model.constraints import KEYS, is_known_key, parse_constraint
 from services.kit.model.cron import parse_cron, parse_zone
 from services.kit.model.ingress import ANY, is_by_name, label_problems, wanted
+from services.kit.model.network_rules import network_spec_problems, networking_problems, task_network_problems
+from services.kit.model.problems import Problems
 from services.kit.model.specs import (
     ClusterSpec,
     ConfigSpec,
@@ -26,6 +28,7 @@ from services.kit.model.specs import (
     HealthCheck,
     HttpConfig,
     IngressConfig,
+    NetworkSpec,
     NodeSpec,
     Placement,
     Replicated,
@@ -60,7 +63,6 @@ OVERCOMMIT_MAX = 100
 HOST_LENGTH_MAX = 253
 HEAD_BYTES_MIN = 1024
 HEAD_BYTES_MAX = 1 << 20
-_SHOWN_MAX = 80
 
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_][a-zA-Z0-9]+)*")
 _FILE_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?")
@@ -74,24 +76,6 @@ _IMAGE = re.compile(
     r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?"  # tag, digest
 )
 _LABEL_FAMILIES = ("node.labels.", "engine.labels.")
-
-
-class Problems:
-    """A growing list of problems under one path."""
-
-    def __init__(self) -> None:
-        self.found: list[Problem] = []
-
-    def add(self, path: str, reason: str, value: object = "", hint: str = "") -> None:
-        """Note a mistake."""
-        shown = str(value)
-        shown = shown if len(shown) <= _SHOWN_MAX else shown[: _SHOWN_MAX - 1] + "…"
-        self.found.append(Problem(path=path, reason=reason, value=shown, hint=hint))
-
-    def at_least(self, path: str, value: float, least: float, hint: str = "") -> None:
-        """Note a number that is too small."""
-        if value < least:
-            self.add(path, f"must be at least {least:g}", value, hint)
 
 
 def service_problems(spec: ServiceSpec) -> tuple[Problem, ...]:
@@ -143,6 +127,7 @@ def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
     for field, factor in (("cpu", scheduling.cpu_overcommit), ("memory", scheduling.memory_overcommit)):
         if not 0 < factor <= OVERCOMMIT_MAX:
             problems.add(f"scheduling.{field}_overcommit", f"must be more than 0 and at most {OVERCOMMIT_MAX}", factor)
+    networking_problems(problems, "networking", spec.networking)
     problems.at_least("raft.snapshot_interval", spec.raft.snapshot_interval, 1)
     problems.at_least("raft.keep_old_snapshots", spec.raft.keep_old_snapshots, 0)
     problems.at_least("raft.log_entries_for_slow_followers", spec.raft.log_entries_for_slow_followers, 0)
@@ -151,6 +136,15 @@ def cluster_problems(spec: ClusterSpec) -> tuple[Problem, ...]:
             problems.add(f"ca.external_cas[{index}].protocol", "is not known", external.protocol, 'only "cfssl" is')
         if not external.url.startswith("https://"):
             problems.add(f"ca.external_cas[{index}].url", "must be an https address", external.url)
+    return tuple(problems.found)
+
+
+def network_problems(spec: NetworkSpec) -> tuple[Problem, ...]:
+    """Return every mistake in a network's spec."""
+    problems = Problems()
+    _name(problems, "annotations.name", spec.annotations.name)
+    _labels(problems, "annotations.labels", spec.annotations.labels)
+    network_spec_problems(problems, spec)
     return tuple(problems.found)
 
 
@@ -259,6 +253,7 @@ def _task(problems: Problems, path: str, task: TaskSpec) -> None:
     _requirements(problems, f"{path}.resources", task.resources)
     _restart(problems, f"{path}.restart", task.restart)
     _placement(problems, f"{path}.placement", task.placement)
+    task_network_problems(problems, path, task)
 
 
 def _needs(problems: Problems, path: str, task: TaskSpec) -> None:

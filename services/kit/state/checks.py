@@ -1,12 +1,19 @@
-"""What a transaction may not do, looked at when it is applied: versions, names, ports, references, and states that never go back."""
+"""What a transaction may not do, looked at when it is applied.
+
+Versions, names, ports, addresses, references, and states that never go back.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.kit.model.objects import Object, Service, SpecVersion, Task
+from services.kit.model.objects import Network, Object, Service, SpecVersion, Task
+from services.kit.model.specs import ServiceSpec
+from services.kit.model.states import TaskState, UpdateState
+from services.kit.model.subnets import overlap
 from services.kit.state.tables import Table, name_of
 from services.kit.state.transaction import ANY_VERSION, Action, ConflictReason, Op, TxConflict
+from services.kit.state.view import View
 
 if TYPE_CHECKING:
     from services.kit.state.state import State
@@ -19,6 +26,8 @@ def refusal(state: State, op: Op, old: Object | None, new: Object | None) -> TxC
         problem = _name(state, op, new) or _rules(state, old, new)
     if problem is None and new is None and isinstance(old, SpecVersion):
         problem = _still_used(state, old)
+    if problem is None and new is None and isinstance(old, Network):
+        problem = _still_attached(state, old)
     if problem is None:
         return None
     reason, message = problem
@@ -26,6 +35,7 @@ def refusal(state: State, op: Op, old: Object | None, new: Object | None) -> TxC
 
 
 Problem = tuple[ConflictReason, str]
+_OVER = frozenset({UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED})
 
 
 def _existence(op: Op, old: Object | None) -> Problem | None:
@@ -64,20 +74,68 @@ def _name(state: State, op: Op, new: Object) -> Problem | None:
 def _rules(state: State, old: Object | None, new: Object) -> Problem | None:
     match new:
         case Service():
-            rival = state.ports.rival(new)
-            if rival is not None:
-                port, holder, reason = rival
-                other = state.get(Table.SERVICE, holder)
-                name = other.spec.annotations.name if isinstance(other, Service) else holder
-                return (
-                    ConflictReason.PORT,
-                    f"port {port.published_port}/{port.protocol} is already published by service {name!r}, which {reason}",
-                )
-            return None
+            return _service_rules(state, new)
         case Task():
-            return _task_rules(state, old, new)
+            return _task_rules(state, old, new) or (_address(state, new) if new.networks else None)
+        case Network():
+            return _network_rules(state, new)
         case _:
             return None
+
+
+def _service_rules(state: State, new: Service) -> Problem | None:
+    rival = state.ports.rival(new)
+    if rival is not None:
+        port, holder, reason = rival
+        other = state.get(Table.SERVICE, holder)
+        name = other.spec.annotations.name if isinstance(other, Service) else holder
+        return (
+            ConflictReason.PORT,
+            f"port {port.published_port}/{port.protocol} is already published by service {name!r}, which {reason}",
+        )
+    for attachment in new.spec.task.networks:
+        if attachment.target not in state.networks:
+            return ConflictReason.REFERENCE, f"there is no network {attachment.target}"
+    return _address(state, new)
+
+
+def _address(state: State, new: Service | Task) -> Problem | None:
+    rival = state.addresses.rival(new)
+    return None if rival is None else (ConflictReason.ADDRESS, f"address {rival[0]} is held by {rival[1]}")
+
+
+def _network_rules(state: State, new: Network) -> Problem | None:
+    for other in state.networks.values():
+        shared = None if other.id == new.id else overlap(new.ipam, other.ipam)
+        if shared is not None:
+            name = other.spec.annotations.name
+            return ConflictReason.ADDRESS, f"subnet {shared[0]} overlaps {shared[1]} of network {name!r}"
+    return None
+
+
+def _still_attached(state: State, network: Network) -> Problem | None:
+    for service in state.services.values():
+        if network.id in networks_of(service):
+            return ConflictReason.REFERENCE, f"service {service.spec.annotations.name!r} uses the network"
+    for holder in sorted(state.addresses.holders(network.id)):
+        task = state.get(Table.TASK, holder)
+        if isinstance(task, Task) and is_attached(state, task):
+            return ConflictReason.REFERENCE, f"task {task.id} is still on the network"
+    return None
+
+
+def is_attached(state: View, task: Task) -> bool:
+    """Tell whether a task keeps its network from being removed: one that is being stopped, or whose service is gone, does not."""
+    return task.desired_state <= TaskState.COMPLETE and task.service_id in state.services
+
+
+def networks_of(service: Service) -> frozenset[str]:
+    """Return the networks that a service's tasks are on, or may go back to while its update may still fail."""
+    specs: list[ServiceSpec] = [service.spec]
+    status = service.update_status
+    if service.previous_spec is not None and status is not None and status.state not in _OVER:
+        specs.append(service.previous_spec)
+    return frozenset(attachment.target for spec in specs for attachment in spec.task.networks)
 
 
 def _task_rules(state: State, old: Object | None, new: Task) -> Problem | None:

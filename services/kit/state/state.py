@@ -29,6 +29,7 @@ from services.kit.model.objects import (
     Volume,
 )
 from services.kit.model.value import Value
+from services.kit.state.addresses import AddressIndex
 from services.kit.state.checks import refusal
 from services.kit.state.packed import decode_packed, packed_writes
 from services.kit.state.ports import PortIndex
@@ -94,6 +95,7 @@ class State:
         self._by_node: dict[NodeId, dict[TaskId, Task]] = {}
         self._specs: dict[ServiceId, dict[int, SpecVersion]] = {}
         self.ports = PortIndex()
+        self.addresses = AddressIndex()
 
     # -- reading (View)
 
@@ -288,6 +290,8 @@ class State:
 
     def _is_plain_sailing(self, base: int | None, old: Task | None, new: Task) -> bool:
         """Tell whether nothing can be wrong with a packed write; otherwise it is looked at like a plain one."""
+        if new.networks and old is None:
+            return False  # it brings addresses; an update never does
         if base is None or old is None:
             return base is None and old is None and self.spec(new.service_id, new.spec_version) is not None
         forward = new.status.state >= old.status.state and new.desired_state >= old.desired_state
@@ -324,10 +328,13 @@ class State:
                 self._by_service.setdefault(thing.service_id, {})[thing.id] = thing
                 if thing.node_id is not None:
                     self._by_node.setdefault(thing.node_id, {})[thing.id] = thing
+                if thing.networks:
+                    self.addresses.add(thing)
             case SpecVersion():
                 self._specs.setdefault(thing.service_id, {})[thing.version] = thing
             case Service():
                 self.ports.add(thing)
+                self.addresses.add(thing)
             case _:
                 pass
 
@@ -346,6 +353,10 @@ class State:
             if tenants is None:
                 tenants = self._by_node[node] = {}
             tenants[task_id] = new
+        if new.networks or (old is not None and old.networks):
+            if old is not None:
+                self.addresses.discard(old)
+            self.addresses.add(new)
 
     def _unindex(self, table: Table, thing: Object) -> None:
         name = name_of(thing)
@@ -356,10 +367,13 @@ class State:
                 _forget(self._by_service, thing.service_id, thing.id)
                 if thing.node_id is not None:
                     _forget(self._by_node, thing.node_id, thing.id)
+                if thing.networks:
+                    self.addresses.discard(thing)
             case SpecVersion():
                 _forget(self._specs, thing.service_id, thing.version)
             case Service():
                 self.ports.discard(thing)
+                self.addresses.discard(thing)
             case _:
                 pass
 

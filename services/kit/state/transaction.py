@@ -77,6 +77,8 @@ class ConflictReason(StrEnum):
     MISSING = "missing"
     NAME = "name"
     PORT = "port"
+    ADDRESS = "address"
+    """An address is held by another, or a subnet overlaps another network's."""
     REFERENCE = "reference"
     BACKWARD = "backward"
     """An observed or desired task state would move back."""

@@ -14,7 +14,7 @@ _REASONS: Mapping[str, str] = {
     "exec": _ENGINE,
     "grpc": "swarmbus builds no images",
     "images": _ENGINE,
-    "networks": "there are no overlay networks: services reach one another through published ports",
+    "networks": "containers that are no tasks are put on networks by the node's engine",
     "plugins": _ENGINE,
     "session": "swarmbus builds no images",
     "system": _ENGINE,

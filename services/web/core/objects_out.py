@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 
 from services.kit.messages.control import ServiceStatus
-from services.kit.model.objects import Cluster, Config, Meta, Node, Secret, Service, SpecVersion, Task
+from services.kit.model.objects import Cluster, Config, Meta, NetworkAddresses, Node, Secret, Service, SpecVersion, Task
 from services.kit.model.specs import ServiceSpec
 from services.kit.model.states import NodeState, Reachability, Role, TaskState, UpdateState
 from services.web.core import spec_out
@@ -91,12 +91,14 @@ def node(found: Node) -> Json:
 def service(found: Service, status: ServiceStatus | None = None) -> Json:
     """Return a service; with counts of its tasks where they were asked for."""
     ports = found.endpoint.ports if found.endpoint is not None else ()
+    held = found.endpoint.virtual_ips if found.endpoint is not None else ()
+    virtual = [{"NetworkID": each.network_id, "Addr": address} for each in held for address in each.addresses]
     shown: Json = {
         **_head(found.id, found.meta),
         "Spec": spec_out.service_spec(found.spec),
         "Endpoint": {
             "Spec": spec_out.endpoint_spec(found.spec.endpoint),
-            **without_empty({"Ports": [spec_out.port(each) for each in ports]}),
+            **without_empty({"Ports": [spec_out.port(each) for each in ports], "VirtualIPs": virtual}),
         },
     }
     if found.previous_spec is not None:
@@ -152,8 +154,13 @@ def task(found: Task, spec: SpecVersion | None, labels: Mapping[str, str]) -> Js
             "PortStatus": without_empty({"Ports": ports}),
         },
         "DesiredState": state_word(found.desired_state),
+        **without_empty({"NetworksAttachments": [*map(_attachment, found.networks)]}),
         **({"JobIteration": {"Index": found.job_iteration}} if found.job_iteration else {}),
     }
+
+
+def _attachment(held: NetworkAddresses) -> Json:
+    return {"Network": {"ID": held.network_id}, "Addresses": list(held.addresses)}
 
 
 def state_word(state: TaskState) -> str:

@@ -8,7 +8,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from services.kit.errors import InvalidArgument, Problem
-from services.kit.model.ids import ConfigId, SecretId
+from services.kit.model.ids import ConfigId, NetworkId, SecretId
+from services.kit.model.network_rules import ENGINES_OWN
 from services.kit.model.specs import (
     Annotations,
     ConfigReference,
@@ -21,6 +22,7 @@ from services.kit.model.specs import (
     GlobalJob,
     HealthCheck,
     Mount,
+    NetworkAttachmentConfig,
     Placement,
     Platform,
     PortConfig,
@@ -51,23 +53,18 @@ from services.web.core.json import Body, reading
 from services.web.core.spec_out import CONTAINER_RUNTIME, DOCKER
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
-HOST_NETWORKS = frozenset({"host", "bridge", "none"})
-NO_NETWORKS = (
-    "there are no overlay networks: services reach one another through published ports;"
-    " the networks host, bridge and none of the node's engine can be named"
-)
 
 
 def read_service(value: object, old: ServiceSpec | None, *, registry_auth: str = "") -> ServiceSpec:
     """Return the spec that Docker's words ask for; raises InvalidArgument, and Unimplemented for what there is not."""
     base = ServiceSpec(annotations=Annotations()) if old is None else old
     with reading(value) as body:
-        network = _network(body)
+        networks = body.children("Networks")
         annotations = Annotations(name=body.text("Name"), labels=body.mapping("Labels"))
         return replace(
             base,
             annotations=annotations,
-            task=_task(body.child("TaskTemplate"), base.task, network, registry_auth),
+            task=_task(body.child("TaskTemplate"), base.task, networks, registry_auth),
             mode=_mode(body.child("Mode"), base.mode),
             update=_update(body.child("UpdateConfig"), base.update),
             rollback=_update(body.child("RollbackConfig"), base.rollback),
@@ -75,12 +72,13 @@ def read_service(value: object, old: ServiceSpec | None, *, registry_auth: str =
         )
 
 
-def _task(body: Body, old: TaskSpec, network: str, registry_auth: str) -> TaskSpec:
+def _task(body: Body, old: TaskSpec, older: list[Body], registry_auth: str) -> TaskSpec:
+    """``older`` are the networks where Docker had them before: beside the template."""
     runtime = body.text("Runtime", CONTAINER_RUNTIME)
     if runtime in {"plugin", "attachment"}:
         raise body.refuse("Runtime", f"swarmbus runs no {runtime}s as services")
     options = {key: text for key, text in old.driver_options.items() if key != "network"}
-    network = _network(body) or network
+    network, networks = _networks(body, body.children("Networks") or older, old)
     pids = body.child("Resources").child("Limits").number("Pids")
     container = _container(body.child("ContainerSpec"), old.container)
     return replace(
@@ -96,16 +94,23 @@ def _task(body: Body, old: TaskSpec, network: str, registry_auth: str) -> TaskSp
         restart=_restart(body.child("RestartPolicy"), old.restart),
         placement=_placement(body.child("Placement"), old.placement),
         log_driver=_driver(body.child("LogDriver")),
+        networks=networks,
         force_update=body.number("ForceUpdate"),
     )
 
 
-def _network(body: Body) -> str:
-    """Return the network of the node's engine that is named; there are no others."""
-    names = [each.text("Target") for each in body.children("Networks")]
-    if any(name not in HOST_NETWORKS for name in names) or len(names) > 1:
-        raise body.refuse("Networks", NO_NETWORKS)
-    return names[0] if names else ""
+def _networks(body: Body, wanted: list[Body], old: TaskSpec) -> tuple[str, tuple[NetworkAttachmentConfig, ...]]:
+    """Return the network of the node's engine that is named, usually none, and those of the swarm, by name or id."""
+    known = {each.target: each for each in old.networks}
+    found: list[NetworkAttachmentConfig] = []
+    for each in wanted:
+        target = NetworkId(each.text("Target"))
+        base = known.get(target, NetworkAttachmentConfig(target=target))
+        found.append(replace(base, aliases=each.texts("Aliases"), driver_options=each.mapping("DriverOpts")))
+    own = [each.target for each in found if each.target in ENGINES_OWN]
+    if own and len(found) > 1:
+        raise body.refuse("Networks", f"{own[0]} is the engine's own network and goes with no other")
+    return (own[0], ()) if own else ("", tuple(found))
 
 
 def _container(body: Body, old: ContainerSpec) -> ContainerSpec:

@@ -11,6 +11,7 @@ from services.kit.model.specs import (
     GlobalJob,
     HealthCheck,
     Mount,
+    NetworkAttachmentConfig,
     Placement,
     PortConfig,
     Privileges,
@@ -52,11 +53,16 @@ def task_template(task: TaskSpec) -> Json:
         **without_empty({"Resources": _requirements(task.resources, task.container.pids_limit)}),
         "RestartPolicy": _restart(task.restart),
         "Placement": _placement(task.placement),
-        **({"Networks": [{"Target": network}]} if network else {}),
+        **without_empty({"Networks": [{"Target": network}] if network else [*map(_attachment, task.networks)]}),
         **without_empty({"LogDriver": _driver(task.log_driver)}),
         "ForceUpdate": task.force_update,
         "Runtime": CONTAINER_RUNTIME if task.driver == DOCKER else task.driver,
     }
+
+
+def _attachment(wish: NetworkAttachmentConfig) -> Json:
+    more = {"Aliases": list(wish.aliases), "DriverOpts": dict(wish.driver_options)}
+    return {"Target": wish.target, **without_empty(more)}
 
 
 def _container(container: ContainerSpec) -> Json:

@@ -17,6 +17,7 @@ from services.web.core import failures, versions
 from services.web.core.missing import reason
 from services.web.shell.desk import BODY_BYTES_MAX, Desk, answered
 from services.web.shell.measuring import Measuring
+from services.web.shell.networks import Networks
 from services.web.shell.page import Page
 from services.web.shell.payloads import Configs, Secrets
 from services.web.shell.services import Services, Tasks
@@ -54,7 +55,7 @@ def _routes(desk: Desk, streams: Streams) -> tuple[tuple[str, str, Handler], ...
     services = Services(desk)
     tasks = Tasks(desk, services)
     page = Page(desk, streams)
-    secrets, configs = Secrets(desk), Configs(desk)
+    secrets, configs, networks = Secrets(desk), Configs(desk), Networks(desk)
     return (
         ("GET", "/_ping", system.ping),
         ("HEAD", "/_ping", system.ping),
@@ -65,8 +66,10 @@ def _routes(desk: Desk, streams: Streams) -> tuple[tuple[str, str, Handler], ...
         ("GET", "/ui/{name}", page.file),
         ("GET", "/metrics", Measuring(desk).metrics),
         ("GET", "/events", streams.events),
-        ("GET", "/networks", system.networks),
-        ("GET", "/networks/{ref}", system.network),
+        ("GET", "/networks", networks.list),
+        ("POST", "/networks/create", networks.create),
+        ("GET", "/networks/{ref}", networks.inspect),
+        ("DELETE", "/networks/{ref}", networks.remove),
         ("GET", "/volumes", system.volumes),
         ("GET", "/swarm", swarm.inspect),
         ("POST", "/swarm/update", swarm.update),

@@ -36,7 +36,7 @@ EVENT_FILTERS = (
     "volume",
 )
 MULTIPLEXED_SINCE = (1, 42)
-_TABLES = ("service", "node", "secret", "config")
+_TABLES = ("service", "node", "secret", "config", "network")
 
 
 class Streams:
@@ -108,7 +108,7 @@ class Streams:
         return response
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Stream what happens to services, nodes, secrets and configs from now on."""
+        """Stream what happens to services, nodes, networks, secrets and configs from now on."""
         wanted = read_filters(request.query.get("filters", ""), EVENT_FILTERS)
         until = moment(request.query.get("until", ""), "until")
         left_s = until - self._desk.clock.wall() if until else None

@@ -1,4 +1,4 @@
-"""``/_ping``, ``/version``, ``/info``, and what only looks like an engine: its networks and volumes."""
+"""``/_ping``, ``/version``, ``/info``, and what only looks like an engine: its volumes."""
 
 from __future__ import annotations
 
@@ -8,32 +8,10 @@ import platform
 from aiohttp import web
 
 from services.kit.errors import SwarmError
-from services.web.core import failures, objects_out, versions
-from services.web.core.filters import begins, labelled, read_filters
-from services.web.core.json import Json
+from services.web.core import objects_out, versions
 from services.web.shell.desk import Desk, answered
 
 SERVER = "swarmbus"
-_NETWORKS: tuple[Json, ...] = tuple(
-    {
-        "Name": name,
-        "Id": name,
-        "Driver": driver,
-        "Scope": "local",
-        "Created": "0001-01-01T00:00:00Z",
-        "EnableIPv6": False,
-        "Internal": False,
-        "Attachable": False,
-        "Ingress": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": []},
-        "ConfigOnly": False,
-        "ConfigFrom": {"Network": ""},
-        "Containers": {},
-        "Options": {},
-        "Labels": {},
-    }
-    for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null"))
-)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -118,29 +96,6 @@ class System:
                 "Swarm": swarm,
             }
         )
-
-    async def networks(self, request: web.Request) -> web.StreamResponse:
-        """List the networks that every engine has; there are no others."""
-        known = ("driver", "id", "label", "name", "scope", "type", "dangling")
-        wanted = read_filters(request.query.get("filters", ""), known)
-        shown = [
-            network
-            for network in _NETWORKS
-            if labelled(wanted, "label", {})
-            and begins(wanted, "name", network["Name"])
-            and begins(wanted, "id", network["Id"])
-            and network["Driver"] in wanted.get("driver", (network["Driver"],))
-            and "local" in wanted.get("scope", ("local",))
-        ]
-        return answered(shown)
-
-    async def network(self, request: web.Request) -> web.StreamResponse:
-        """Show one of them."""
-        ref = request.match_info["ref"]
-        for network in _NETWORKS:
-            if ref == network["Name"]:
-                return answered(network)
-        raise failures.not_found("network", ref)
 
     async def volumes(self, request: web.Request) -> web.StreamResponse:
         """There are none in the swarm."""

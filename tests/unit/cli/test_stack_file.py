@@ -104,7 +104,7 @@ def test_every_mistake_is_told_at_once() -> None:
         "    expose: [80]\n"
         "    deploy: {replicas: many, resources: {limits: {memory: big}}}\n"
         "  other: {x-driver: process, image: nginx, command: run}\n"
-        "networks: {}\n"
+        "models: {}\n"
     )
     assert sorted(line.split(": ")[0] for line in found) == [
         "stack.yaml:4",

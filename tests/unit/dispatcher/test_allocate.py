@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from services.dispatcher.core.loops.allocate import PORT_FIRST, PORT_LAST, Allocate
+from services.dispatcher.core.loops.allocate import Allocate
 from services.dispatcher.core.planning import Planning
+from services.dispatcher.core.published import PORT_FIRST, PORT_LAST
 from services.kit.model.objects import Endpoint
 from services.kit.model.specs import EndpointSpec, PortConfig, ServiceSpec
 from services.kit.model.states import Protocol, PublishMode, TaskState

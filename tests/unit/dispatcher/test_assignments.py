@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
-from services.agent.core.worker import Change, Remove, Worker
+from services.agent.core.bundle import NodeFacts
+from services.agent.core.worker import Change, MissingDependency, Remove, Worker
 from services.dispatcher.core.assignments import TASKS_MAX, AssignmentBook
 from services.kit.messages.session import Assignments
-from services.kit.model.ids import ConfigId, NodeId, SecretId, ServiceId, TaskId, spec_version_id
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, spec_version_id
 from services.kit.model.objects import Config, Secret, SpecVersion, Task, TaskStatus
 from services.kit.model.specs import (
     Annotations,
@@ -15,6 +17,8 @@ from services.kit.model.specs import (
     ConfigSpec,
     ContainerSpec,
     FileTarget,
+    NetworkAttachmentConfig,
+    Platform,
     SecretReference,
     SecretSpec,
     TaskSpec,
@@ -22,6 +26,7 @@ from services.kit.model.specs import (
 from services.kit.model.states import TaskState
 from services.kit.state.state import Event, State
 from services.kit.state.transaction import Op, Transaction, create, remove, update
+from tests.support.convergence import Swarm, a_service_spec
 
 _replace = msgspec.structs.replace
 N = NodeId("n")
@@ -213,3 +218,39 @@ def test_an_agent_that_comes_back_with_more_tasks_than_a_message_holds_keeps_the
         complete.append(agent.complete)
     assert actions == [Change(desk.state.tasks[TaskId("t5")]), Remove(TaskId("gone"))]
     assert complete == [False, False, True], "only then is a task that was not named not ours"
+
+
+def test_a_network_comes_with_its_first_task_and_goes_with_its_last() -> None:
+    swarm = Swarm(1)
+    swarm.create_network("back")
+    book = AssignmentBook(NodeId("n1"), swarm.state)
+    worker = Worker()
+    worker.apply(book.take(swarm.state))  # type: ignore[arg-type]
+
+    def told(events: list[Event]) -> None:
+        for event in events:
+            book.notice(event)
+
+    swarm.on_events.append(told)
+    attachment = NetworkAttachmentConfig(target=NetworkId("back"), aliases=("db",))
+    swarm.create_service(a_service_spec(task=TaskSpec(driver="fake", networks=(attachment,)), replicas=2))
+    swarm.settle(agents=False)
+    message = book.take(swarm.state)
+    assert message is not None
+    assert [network.id for network in message.networks] == ["id-back"]
+    worker.apply(message)
+    task = swarm.tasks()[0]
+    spec = swarm.state.spec(task.service_id, task.spec_version)
+    assert spec is not None
+    bundle = worker.bundle(task, spec, NodeFacts(id=NodeId("n1"), hostname="n1", platform=Platform()))
+    (attached,) = bundle.attachments
+    assert attached.addresses == task.networks[0].addresses
+    assert attached.aliases == ("web", "tasks.web", "db")
+    swarm.remove_service("web")
+    swarm.settle(agents=False)
+    message = book.take(swarm.state)
+    assert message is not None
+    assert message.removed_networks == ("id-back",)
+    worker.apply(message)
+    with pytest.raises(MissingDependency, match="network id-back"):
+        worker.bundle(task, spec, NodeFacts(id=NodeId("n1"), hostname="n1", platform=Platform()))

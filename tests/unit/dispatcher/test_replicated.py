@@ -20,6 +20,7 @@ def test_a_service_gets_its_tasks_in_the_lowest_slots_spread_over_the_nodes() ->
 
 def test_a_task_is_created_allocated_and_placed_in_one_write() -> None:
     swarm = Swarm(2)
+    swarm.settle()
     swarm.create_service(replicas=2)
     flights = swarm.plan()
     assert [op.action for flight in flights for op in flight.ops] == [Action.TASKS]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.kit.errors import InvalidArgument, Unimplemented
-from services.kit.model.ids import SecretId
+from services.kit.model.ids import NetworkId, SecretId
+from services.kit.model.objects import Network
 from services.kit.model.specs import (
     Annotations,
     ContainerSpec,
@@ -51,8 +52,9 @@ from services.kit.model.states import (
     RestartCondition,
     UpdateOrder,
 )
+from services.web.core.networks import network, read_network
 from services.web.core.spec_in import read_service
-from services.web.core.spec_out import service_spec
+from services.web.core.spec_out import service_spec, task_template
 
 FULL = ServiceSpec(
     annotations=Annotations(name="web", labels={"a": "b"}),
@@ -164,7 +166,7 @@ def test_no_field_of_the_model_is_lost_however_many_there_are() -> None:
     spec = filled(ServiceSpec)
     assert isinstance(spec, ServiceSpec)
     container = replace(spec.task.container, hosts=("10.0.0.1 db",))
-    task = replace(spec.task, container=container, driver_options={"network": "host", "k": "v"})
+    task = replace(spec.task, container=container, driver_options={"k": "v"})
     generic = (GenericResource(kind="gpu", count=2), GenericResource(kind="fpga", names=("a",)))
     needs = replace(
         task.resources,
@@ -174,6 +176,8 @@ def test_no_field_of_the_model_is_lost_however_many_there_are() -> None:
     for mode in (Replicated(replicas=7), filled(ReplicatedJob), filled(GlobalJob), Global()):
         wanted = replace(spec, task=replace(task, resources=needs), mode=mode)
         assert read_service(through_json(wanted), wanted) == wanted
+    own = replace(spec, task=replace(task, networks=(), resources=needs, driver_options={"network": "host", "k": "v"}))
+    assert read_service(through_json(own), own) == own
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,7 @@ def test_keys_are_known_in_letters_of_either_case() -> None:
             {"TaskTemplate": {"ContainerSpec": {"Mounts": [{"Type": "bind", "ImageOptions": {"a": 1}}]}}},
             "Mounts[0].ImageOptions",
         ),
-        ({"TaskTemplate": {"Networks": [{"Target": "mine"}]}}, "there are no overlay networks"),
+        ({"TaskTemplate": {"Networks": [{"Target": "host"}, {"Target": "mine"}]}}, "goes with no other"),
         ({"TaskTemplate": {"Runtime": "plugin"}}, "runs no plugins"),
         ({"Nonsense": 1, "Zero": 0, "Nothing": None}, "Nonsense"),
     ],
@@ -228,6 +232,39 @@ def test_what_swarmbus_does_not_have_is_refused_by_its_name(body: dict[str, obje
         read_service({"Name": "x", **body}, None)
     assert told in str(caught.value)
     assert "Zero" not in str(caught.value)
+
+
+def test_networks_of_the_swarm_and_of_the_engine_are_told_apart() -> None:
+    wish = {"Target": "mine", "Aliases": ["db"], "DriverOpts": {"a": "b"}}
+    task = read_service({"Name": "x", "TaskTemplate": {"Networks": [wish]}}, None).task
+    assert (task.networks[0].target, task.networks[0].aliases) == ("mine", ("db",))
+    assert task_template(task)["Networks"] == [wish]
+    task = read_service({"Name": "x", "Networks": [{"Target": "bridge"}]}, None).task
+    assert (task.networks, task.driver_options) == ((), {"network": "bridge"})
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"Driver": "overlay"}, "there are no overlay networks"),
+        ({"ConfigFrom": {"Network": "other"}}, "ConfigOnly"),
+        ({"IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "AuxiliaryAddresses": {"a": "10.0.0.9"}}]}}, "Auxiliary"),
+        ({"Nonsense": 1}, "Nonsense"),
+    ],
+)
+def test_what_a_network_cannot_have_is_refused_by_its_name(body: dict[str, object], told: str) -> None:
+    with pytest.raises(Unimplemented, match=told):
+        read_network({"Name": "x", **body})
+
+
+def test_a_network_is_read_and_shown_in_dockers_words() -> None:
+    config = {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.1"}
+    body = {"Name": "back", "CheckDuplicate": True, "Driver": "bridge", "Internal": True, "IPAM": {"Config": [config]}}
+    spec = read_network({**body, "Labels": {"a": "b"}, "Options": {"mtu": "1400"}})
+    shown = network(Network(id=NetworkId("n"), spec=spec, ipam=spec.ipam))
+    assert shown["IPAM"]["Config"] == [config]
+    assert (shown["Scope"], shown["Driver"], shown["Internal"], shown["Ingress"]) == ("swarm", "bridge", True, False)
+    assert (shown["Labels"], shown["Options"]) == ({"a": "b"}, {"mtu": "1400"})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ OTHERS_WERE_FASTER = frozenset(
         ConflictReason.MISSING,
         ConflictReason.REFERENCE,
         ConflictReason.BACKWARD,
+        ConflictReason.ADDRESS,
     }
 )
 """Refusals after which the request is judged again by what is there now."""
@@ -53,5 +54,11 @@ def refusal(conflict: TxConflict) -> SwarmError:
             return NotFound(conflict.message)
         case ConflictReason.TOO_LARGE | ConflictReason.MALFORMED:
             return FailedPrecondition(conflict.message)
-        case ConflictReason.VERSION | ConflictReason.REFERENCE | ConflictReason.BACKWARD:
+        case (
+            ConflictReason.VERSION
+            | ConflictReason.REFERENCE
+            | ConflictReason.BACKWARD
+            | ConflictReason.ADDRESS
+            | ConflictReason.REPEATED
+        ):
             return Conflict(conflict.message)

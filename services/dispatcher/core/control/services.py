@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from services.dispatcher.core.control.answers import Answer, out_of_sequence
+from services.dispatcher.core.control.networks import unusable, with_network_ids
 from services.dispatcher.core.control.refs import find_service
 from services.dispatcher.core.dependencies import circle
 from services.dispatcher.core.loops.jobs import schedule_of
@@ -44,13 +45,14 @@ def id_for_request(request_id: str) -> ServiceId:
 
 def create_service(view: View, request: CreateServiceRequest, fresh_id: ServiceId, now: float) -> Answer:
     """Return the writes that make a service; none when this very request has made it already."""
-    _check(view, request.spec)
+    spec = with_network_ids(view, request.spec)
+    _check(view, spec)
     service_id = id_for_request(request.request_id) if request.request_id else fresh_id
     known = view.services.get(service_id)
     if known is not None and request.request_id:
         return Answer(thing=known)
-    job_status = JobStatus(last_execution=now) if is_job(request.spec) else None
-    service = Service(id=service_id, spec=request.spec, job_status=job_status)
+    job_status = JobStatus(last_execution=now) if is_job(spec) else None
+    service = Service(id=service_id, spec=spec, job_status=job_status)
     return Answer(ops=(create(service), create(template_of(service))), thing=service)
 
 
@@ -107,6 +109,7 @@ def _updated(view: View, service: Service, spec: ServiceSpec, now: float) -> Ser
         raise Unimplemented(f"a service cannot be renamed ({old!r} to {new!r}); create another one")
     if type(service.spec.mode) is not type(spec.mode):
         raise Unimplemented("a service cannot change its mode; create another one")
+    spec = with_network_ids(view, spec)
     _check(view, spec)
     version = next_version(view, service) if needs_new_version(service.spec, spec) else service.spec_version
     return _replace(
@@ -188,11 +191,7 @@ def _dangling(view: View, spec: ServiceSpec) -> Iterable[Problem]:
         path = f"task.container.configs[{index}]"
         yield from _reference(path, "config", config.config_name, "" if known is None else known.spec.annotations.name)
     yield from _certificates(view, spec)
-    for index, network in enumerate(spec.task.networks):
-        if network.target not in view.networks:
-            yield Problem(
-                path=f"task.networks[{index}].target", reason="there is no such network", value=network.target
-            )
+    yield from unusable(view, spec)
 
 
 def _certificates(view: View, spec: ServiceSpec) -> Iterable[Problem]:

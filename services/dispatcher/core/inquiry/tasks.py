@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.dispatcher.core.control.refs import node_name, task_name
-from services.dispatcher.core.dependencies import unmet
+from services.dispatcher.core.dependencies import WAITING, unmet
 from services.dispatcher.core.inquiry.placing import Placings
 from services.dispatcher.core.loops.nodes import ORPHAN_AFTER_S
 from services.dispatcher.core.picture import Picture, slot_of
@@ -13,6 +13,7 @@ from services.dispatcher.core.tasks import (
     may_restart,
     restart_delay,
     restart_policy,
+    virtual_networks,
 )
 from services.kit.messages.inquiry import Finding
 from services.kit.model.objects import Node, Service, Task
@@ -47,17 +48,24 @@ def why_task(view: Picture, task: Task, placings: Placings, now: float) -> Findi
 def _new(view: Picture, service: Service, task: Task) -> Finding:
     since = task.meta.created_at
     if not is_allocated(service):
-        return _found(
-            view,
-            task,
-            "a free published port of 30000–32767",
-            since=since,
-            mend="name a port, or remove services that publish ports",
-        )
+        wanted = "a free published port of 30000–32767"
+        mend = "name a port, or remove services that publish ports"
+        if virtual_networks(service.spec):
+            wanted += f", or a free address in {_networks(view, service)}"
+            mend += "; make a larger network"
+        return _found(view, task, wanted, since=since, mend=mend)
     reasons = unmet(view, service)
     if reasons:
         return _found(view, task, "; ".join(reasons), since=since, mend="see `why` of what it waits for")
+    if task.status.message.startswith(WAITING):
+        mend = "a network with a larger subnet"
+        return _found(view, task, task.status.message.removeprefix(WAITING), since=since, mend=mend)
     return _found(view, task, "the allocator, which has not come to it yet", since=since)
+
+
+def _networks(view: Picture, service: Service) -> str:
+    found = (view.networks.get(target) for target in virtual_networks(service.spec))
+    return ", ".join(network.spec.annotations.name for network in found if network is not None)
 
 
 def _pending(view: Picture, task: Task, placings: Placings) -> Finding:

@@ -7,6 +7,7 @@ from services.dispatcher.core.loops.cron import CronRuns
 from services.dispatcher.core.loops.enforce import Enforce
 from services.dispatcher.core.loops.global_mode import GlobalMode
 from services.dispatcher.core.loops.jobs import Jobs
+from services.dispatcher.core.loops.networks import PredefinedNetworks
 from services.dispatcher.core.loops.nodes import LostNodes
 from services.dispatcher.core.loops.reap import Reap
 from services.dispatcher.core.loops.rebalance import Rebalance
@@ -25,6 +26,7 @@ def all_loops(new_id: NewId, first: tuple[Loop, ...] = ()) -> tuple[Loop, ...]:
     scheduler = Scheduler()
     return (
         *first,  # what is observed comes before what is decided on it
+        PredefinedNetworks(),  # on its own
         LostNodes(),  # orphans are ended tasks to all others
         Allocate(),  # so that new tasks are born allocated
         Enforce(new_id),  # what must leave its node is given up and replaced in one step
