@@ -15,8 +15,9 @@ from services.kit.messages import store
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.state.transaction import Transaction, TxResult
 
-BATCH_BYTES_MAX = 1 << 20
-"""A message is closed once it holds this much; a single transaction may be larger."""
+BATCH_BYTES_MAX = 128 << 10
+"""A message is closed once it holds this much; a single transaction may be larger. Several under way keep client, leader and followers busy at
+the same time, where one large message would have each wait for the others."""
 
 Answer = TxResult | SwarmError
 
