@@ -9,7 +9,7 @@ from services.cli.ages import size, span, timestamp
 from services.cli.tables import manager_words, mode_words, ports_words, task_name
 from services.kit.messages.control import TaskReply
 from services.kit.model.ids import NodeId
-from services.kit.model.objects import Cluster, NetworkAddresses, Node, Service, TokenLimits
+from services.kit.model.objects import Cluster, NetworkAddresses, Node, RootCa, Service, TokenLimits
 from services.kit.model.specs import (
     ContainerSpec,
     Placement,
@@ -21,6 +21,7 @@ from services.kit.model.specs import (
     UpdateConfig,
 )
 from services.kit.model.states import RestartCondition
+from services.kit.model.tokens import root_digest
 
 Field = tuple[str, object]
 """A label and its value; an empty value leaves the line out, a list of fields is a block of its own."""
@@ -68,6 +69,7 @@ def cluster_page(cluster: Cluster) -> list[str]:
             ("Autolock", "yes" if spec.auto_lock_managers else "no"),
             ("Address pools", f"{', '.join(pools.default_address_pools)} in subnets of /{pools.subnet_size}"),
             ("Root digest", cluster.root_ca.digest),
+            ("Root rotation", _rotation_words(cluster.root_ca)),
             (
                 "Join tokens",
                 [
@@ -77,6 +79,12 @@ def cluster_page(cluster: Cluster) -> list[str]:
             ),
         ]
     )
+
+
+def _rotation_words(root: RootCa) -> str:
+    if root.rotation is None:
+        return ""
+    return f"on the way to {root_digest(root.rotation.ca_cert)}: every node has to renew its certificate"
 
 
 def _token_words(token: str, limits: TokenLimits) -> str:

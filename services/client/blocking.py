@@ -61,6 +61,14 @@ class BlockingClusters:
         """Lock managers under a new key."""
         return self._thread.run(self._clusters.rotate_unlock_key(ref))
 
+    def rotate_root(self, ref: str = DEFAULT, *, certificate: bytes = b"", key: bytes = b"") -> Cluster:
+        """Begin to move to another root: the one that is given (PEM), else a fresh one."""
+        return self._thread.run(self._clusters.rotate_root(ref, certificate=certificate, key=key))
+
+    def abort_root_rotation(self, ref: str = DEFAULT) -> Cluster:
+        """Stay with the root there is."""
+        return self._thread.run(self._clusters.abort_root_rotation(ref))
+
     def rotate_tokens(
         self,
         ref: str = DEFAULT,

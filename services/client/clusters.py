@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from services.client.changes import write_changed
 from services.client.line import ControlLine
 from services.kit.messages import control, identity
@@ -64,6 +66,23 @@ class Clusters:
         cluster = await self.get(ref)
         request = control.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec, rotate_unlock_key=True)
         return (await self._line.call(control.UPDATE_CLUSTER, request)).cluster
+
+    async def rotate_root(self, ref: str = DEFAULT, *, certificate: bytes = b"", key: bytes = b"") -> Cluster:
+        """Begin to move to another root: the one that is given (PEM), else a fresh one. Every node renews its certificate meanwhile."""
+
+        def change(spec: ClusterSpec) -> ClusterSpec:
+            force = spec.ca.force_rotate if certificate else spec.ca.force_rotate + 1
+            ca = replace(spec.ca, signing_ca_cert=certificate, signing_ca_key=key, force_rotate=force)
+            return replace(spec, ca=ca)
+
+        return await self.update(ref, change)
+
+    async def abort_root_rotation(self, ref: str = DEFAULT) -> Cluster:
+        """Stay with the root there is."""
+        root = (await self.get(ref)).root_ca.ca_cert
+        return await self.update(
+            ref, lambda spec: replace(spec, ca=replace(spec.ca, signing_ca_cert=root, signing_ca_key=b""))
+        )
 
     async def rotate_tokens(
         self,

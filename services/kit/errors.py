@@ -138,6 +138,10 @@ class Unauthenticated(SwarmError):
     code = Code.UNAUTHENTICATED
 
 
+class Distrusted(Unauthenticated):
+    """The other side showed a certificate that this side does not trust. Raised here, never sent: the other side refused nothing."""
+
+
 class FailedPrecondition(SwarmError):
     """The swarm is not in a state that allows this."""
 

@@ -23,6 +23,7 @@ from services.kit.bus.api import Connection
 from services.kit.bus.session import ManagerLink
 from services.kit.errors import (
     DeadlineExceeded,
+    Distrusted,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -179,12 +180,16 @@ class _Live:
             await part()
         except SwarmError as error:
             await self._blame(error)
+            if isinstance(error, Distrusted):
+                await self._session._runtime.node.report_node(NodeReport(distrusts=True))
             self._post(
                 talk.Lost(
                     str(error),
                     session_unknown=isinstance(error, (InvalidArgument, NotFound)),
                     at_once=bool(error.details.leader_addr),
-                    refused=isinstance(error, (NotFound, Unauthenticated, PermissionDenied)) and not self._expired(),
+                    refused=isinstance(error, (NotFound, Unauthenticated, PermissionDenied))
+                    and not isinstance(error, Distrusted)
+                    and not self._expired(),
                     by_itself=self._is_with_itself(),
                 )
             )

@@ -29,6 +29,8 @@ class Signed:
     certificate: bytes
     """PEM: leaf, then intermediates."""
     not_after: float
+    issuer: bytes = b""
+    """Key that signed it, DER, where the node is known to use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ class Root:
     """PEM bundle."""
     key: bytes = b""
     """PEM."""
+    intermediates: bytes = b""
+    """PEM: what leads from here to a root that nodes trust already; goes out with every certificate."""
 
 
 def plan_cluster(
@@ -73,8 +77,18 @@ def plan_birth(
 
 def plan_renewal(node: Node, signed: Signed, *, remote_addr: str) -> tuple[Op, ...]:
     """Record a fresh certificate, and the node's address when it told a new one."""
-    changed = msgspec.structs.replace(node, certificate=_record(signed), remote_addr=remote_addr or node.remote_addr)
+    record = msgspec.structs.replace(_record(signed), issuer=node.certificate.issuer)
+    changed = msgspec.structs.replace(node, certificate=record, remote_addr=remote_addr or node.remote_addr)
     return (update(changed),)
+
+
+def plan_installed(node: Node, issuer: bytes) -> tuple[Op, ...]:
+    """Record who signed the certificate that a node says it uses."""
+    if node.certificate.issuer == issuer:
+        return ()
+    return (
+        update(msgspec.structs.replace(node, certificate=msgspec.structs.replace(node.certificate, issuer=issuer))),
+    )
 
 
 def node_of_key(view: View, public_key: bytes) -> Node | None:
@@ -99,4 +113,5 @@ def _record(signed: Signed) -> NodeCertificate:
         state=IssuanceState.ISSUED,
         certificate=signed.certificate,
         not_after=signed.not_after,
+        issuer=signed.issuer,
     )

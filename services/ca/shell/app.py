@@ -12,16 +12,19 @@ from contextlib import asynccontextmanager
 
 from services.ca.config import CaSettings
 from services.ca.core import policy
-from services.ca.core.issuance import Root, Signed, node_of_key, plan_birth, plan_renewal
+from services.ca.core.issuance import Root, Signed, node_of_key, plan_birth, plan_installed, plan_renewal
+from services.ca.core.rotation import signing_root
 from services.ca.shell.crypto import Signer, Signs, make_root
 from services.ca.shell.founder import Founder
 from services.ca.shell.keystore import Keystore
 from services.ca.shell.ledger import Ledger
+from services.ca.shell.rotation import RootRotator
 from services.kit.bus.api import Context, Listener
 from services.kit.bus.rpc import Table
 from services.kit.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages import identity
+from services.kit.messages.method import Empty
 from services.kit.model.ids import ClusterId, NodeId
 from services.kit.model.objects import Cluster, Node
 from services.kit.model.specs import ClusterSpec
@@ -51,6 +54,7 @@ class CaApp:
         self._keystore = Keystore(settings.state_dir / "certificates")
         self._ledger = Ledger(runtime, settings.socket("raft"))
         self._founder = Founder(settings, runtime, self._ledger, self._keystore)
+        self._rotation = RootRotator(settings, runtime, self._ledger)
         self._signer: Signs | None = None
         self._one_at_a_time = asyncio.Lock()
 
@@ -63,6 +67,7 @@ class CaApp:
         table.on_call(identity.ISSUE, self._issue)
         table.on_call(identity.RENEW, self._renew)
         table.on_call(identity.RETURN, self._return)
+        table.on_call(identity.INSTALLED, self._installed)
         table.on_call(identity.ISSUE_TLS, self._issue_tls)
         table.on_call(identity.UNLOCK_KEY, self._unlock_key)
         self._listener = await self._runtime.bus.listen_local(self._settings.socket("ca"), table)
@@ -72,6 +77,7 @@ class CaApp:
         await self._identity()
         self._ledger.follow(self._tasks)
         self._tasks.spawn("founder", self._founder.run())
+        self._tasks.spawn("rotation", self._rotation.run())
         raise await self._tasks.failed()
 
     async def stop(self) -> None:
@@ -167,6 +173,20 @@ class CaApp:
                 return _issued(cluster.id, cluster.root_ca.ca_cert, node.id, node.role, signed.certificate)
         raise Unavailable("the node keeps changing: try again")
 
+    async def _installed(self, context: Context, request: identity.InstalledRequest) -> Empty:
+        """Take note of who signed the certificate that a node uses now."""
+        for _ in range(CONFLICTS_MAX):
+            node = policy.renewing_node(await self._ledger.fresh_view(), context.caller.node_id)
+            ops = plan_installed(node, request.issuer)
+            try:
+                if ops:
+                    await self._ledger.commit(ops, timeout_s=self._settings.issue_timeout_s)
+            except TransactionConflict as error:
+                self._log.debug("confirmation was overtaken", cause=str(error))
+            else:
+                return Empty()
+        raise Unavailable("the node keeps changing: try again")
+
     async def _issue_tls(self, context: Context, request: identity.IssueTlsRequest) -> identity.IssuedTls:
         """Certify a node's key for TLS between gateways. Short-lived and not recorded: a removed node gets no next one."""
         async with self._issuance() as cluster:
@@ -213,7 +233,7 @@ class CaApp:
 
     def _signer_of(self, cluster: Cluster) -> Signs:
         """Return the signer under the cluster's root of now."""
-        root = Root(certificate=cluster.root_ca.ca_cert, key=cluster.root_ca.ca_key)
+        root = signing_root(cluster)
         if self._signer is None or self._signer.root != root:
             self._signer = self._make_signer(root)
         return self._signer

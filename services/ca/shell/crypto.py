@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from services.ca.core.issuance import Root, Signed
@@ -25,6 +25,7 @@ ROOT_NAME = "swarm-ca"
 ROOT_VALIDITY_S = 630_720_000.0
 """20 years."""
 BACK_DATED_S = 3600.0
+RootKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 ROLE_UNITS = {Role.MANAGER: MANAGER, Role.WORKER: WORKER}
 
 
@@ -51,6 +52,45 @@ def make_root(now: float, key_pem: bytes = b"") -> Root:
     return Root(certificate=certificate.public_bytes(serialization.Encoding.PEM), key=key_bytes)
 
 
+def cross_sign(old: Root, new: Root, now: float) -> bytes:
+    """Return the new root's name and key as an intermediate under the old root, PEM: who trusts the old one trusts what hangs on the new one."""
+    signer = Signer(old)
+    root = x509.load_pem_x509_certificate(new.certificate)
+    key = root.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey), "checked before a rotation begins"
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(root.subject)
+        .issuer_name(signer.certificate.subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_moment(now - BACK_DATED_S))
+        .not_valid_after(min(root.not_valid_after_utc, signer.certificate.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False)
+        .sign(signer.key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def key_of(certificate: bytes) -> bytes:
+    """Return the public key in a PEM certificate, DER."""
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def is_issued_by(chain: bytes, root: bytes) -> bool:
+    """Tell whether the first certificate of a chain was signed by this root itself."""
+    leaf = x509.load_pem_x509_certificates(chain)[0]
+    try:
+        leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(root))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 class Signs(Protocol):
     """Whoever signs node certificates under one root."""
 
@@ -72,12 +112,12 @@ class Signer:
 
     def __init__(self, root: Root) -> None:
         """Raise DataLoss unless certificate and key belong together."""
-        self._key = _load_key(root.key)
+        self.key = _load_key(root.key)
         try:
-            self._certificate = x509.load_pem_x509_certificate(root.certificate)
+            self.certificate = x509.load_pem_x509_certificate(root.certificate)
         except ValueError as error:
             raise DataLoss(f"the root certificate cannot be read: {error}") from None
-        if self._certificate.public_key() != self._key.public_key():
+        if self.certificate.public_key() != self.key.public_key():
             raise DataLoss("the root key does not belong to the root certificate")
         self.root = root
 
@@ -115,12 +155,12 @@ class Signer:
     ) -> tuple[bytes, datetime]:
         """Return a certificate, PEM, and when it ends: never after the root."""
         node_id, role, cluster_id = subject
-        root_ends = self._certificate.not_valid_after_utc
+        root_ends = self.certificate.not_valid_after_utc
         ends = min(_moment(now + validity_s), root_ends)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(_subject(node_id, ROLE_UNITS[role], cluster_id))
-            .issuer_name(self._certificate.subject)
+            .issuer_name(self.certificate.subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(_moment(now - min(BACK_DATED_S, validity_s)))
@@ -132,10 +172,10 @@ class Signer:
                 critical=False,
             )
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA256())
         )
-        return certificate.public_bytes(serialization.Encoding.PEM), ends
+        return certificate.public_bytes(serialization.Encoding.PEM) + self.root.intermediates, ends
 
 
 def _subject(node_id: NodeId, unit: str, cluster_id: ClusterId) -> x509.Name:
@@ -162,13 +202,13 @@ def _usage(*, sign_certificates: bool, sign_handshakes: bool = False) -> x509.Ke
     )
 
 
-def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def _load_key(pem: bytes) -> RootKey:
     try:
         key = serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
         raise DataLoss(f"the root key cannot be read: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise DataLoss("the root key is not an elliptic curve key")
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise DataLoss("the root key is neither an elliptic curve key nor an RSA key")
     return key
 
 

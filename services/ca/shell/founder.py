@@ -52,6 +52,7 @@ class Founder:
                 public_key=me.public_key,
                 certificate=me.certificate,
                 not_after=me.not_after,
+                issuer=me.issuer,
             )
             ops = plan_cluster(
                 cluster_id=facts.cluster_id,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from services.kit.errors import Details, Unavailable
 from services.kit.lifecycle.app import Runtime
-from services.kit.messages.store import RaftStatus
+from services.kit.messages.store import Member, RaftStatus
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.state.tables import Table
 from services.kit.state.transaction import Op
@@ -29,6 +29,9 @@ class Ledger:
         self._replica = Replica(dial, tables=(Table.CLUSTER, Table.NODE))
         self._status: RaftStatus | None = None
         self._status_changed = asyncio.Event()
+        self.news = asyncio.Event()
+        """Set when the store or raft's status has changed; cleared by the one who acts on it."""
+        self._replica.listen(lambda batch: self.news.set())
 
     def follow(self, tasks: TaskOwner) -> None:
         """Follow the store and raft's status with tasks of this owner."""
@@ -42,6 +45,18 @@ class Ledger:
             raise _not_leading(status)
         await self._replica.wait_version(await self._store.barrier())
         return self._replica.state
+
+    @property
+    def led_view(self) -> View | None:
+        """What is known of the store, perhaps not of the newest moment; None where this node does not lead."""
+        status = self._status
+        leads = status is not None and status.state == "leader" and status.ready and self._replica.synced
+        return self._replica.state if leads else None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The managers that vote."""
+        return () if self._status is None else self._status.members
 
     async def commit(self, ops: Iterable[Op], *, timeout_s: float) -> None:
         """Run a transaction and wait until the view shows it; raises TransactionConflict, Unavailable or DeadlineExceeded."""
@@ -66,6 +81,7 @@ class Ledger:
         async for status in self._store.follow_status():
             self._status = status
             self._status_changed.set()
+            self.news.set()
 
 
 def _not_leading(status: RaftStatus | None) -> Unavailable:

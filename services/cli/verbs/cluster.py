@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -90,6 +91,35 @@ async def _unlock_key(context: Context, flags: argparse.Namespace) -> Outcome:
         return Outcome.FAILED
     context.output.line(key)
     return Outcome.OK
+
+
+def _rotate_root_arguments(parser: Parser) -> None:
+    parser.add_argument("--ca-cert", metavar="FILE", help="certificate of the new root in PEM (default: a fresh root)")
+    parser.add_argument("--ca-key", metavar="FILE", help="its private key in PEM")
+    add_flag(parser, "--abort", help="stay with the root there is")
+    add_json(parser)
+
+
+async def _rotate_root(context: Context, flags: argparse.Namespace) -> Outcome:
+    if flags.abort and (flags.ca_cert or flags.ca_key):
+        raise UsageError("--abort and a new root contradict each other", "give one of them")
+    if bool(flags.ca_cert) != bool(flags.ca_key):
+        raise UsageError("a root of your own is a certificate and its key", "give --ca-cert and --ca-key, or neither")
+    clusters = context.client.clusters
+    if flags.abort:
+        cluster = await clusters.abort_root_rotation()
+    else:
+        certificate, key = (_content(path) if path else b"" for path in (flags.ca_cert, flags.ca_key))
+        cluster = await clusters.rotate_root(certificate=certificate, key=key)
+    context.output.line(to_json(cluster) if flags.json else cluster.id)
+    return Outcome.OK
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "name a file in PEM") from None
 
 
 async def _update(context: Context, flags: argparse.Namespace) -> Outcome:
@@ -182,6 +212,12 @@ def _any_whole(value: str, path: str) -> int:
 COMMANDS = (
     Command(name="inspect", summary="show the cluster and its join tokens", arguments=_inspect_arguments, run=_inspect),
     Command(name="ls", summary="list clusters", arguments=add_listing, run=_list, aliases=("list",)),
+    Command(
+        name="rotate-ca",
+        summary="move the cluster to another root certificate, node by node",
+        arguments=_rotate_root_arguments,
+        run=_rotate_root,
+    ),
     Command(
         name="unlock-key",
         summary="show the key that unlocks managers, or make a new one",

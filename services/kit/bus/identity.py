@@ -69,6 +69,8 @@ class _Certified:
     caller: Caller
     not_before: float
     not_after: float
+    issuer: bytes
+    """Key that signed the leaf, DER."""
 
 
 def new_key() -> NodeKey:
@@ -93,6 +95,8 @@ class Identity:
         self.cluster_id = ""
         self.not_before = 0.0
         self.not_after = 0.0
+        self.issuer = b""
+        """Key that signed the certificate, DER."""
         if certificate:
             self._take(certificate)
 
@@ -150,6 +154,7 @@ class Identity:
         self.cluster_id = mine.caller.cluster_id
         self.not_before = mine.not_before
         self.not_after = mine.not_after
+        self.issuer = mine.issuer
 
 
 def load_identity(directory: Path | str) -> Identity:
@@ -262,6 +267,9 @@ def _verify(chain: list[x509.Certificate], roots: Sequence[x509.Certificate]) ->
         caller=caller,
         not_before=max(step.not_valid_before_utc.timestamp() for step in way),
         not_after=min(step.not_valid_after_utc.timestamp() for step in way),
+        issuer=way[1]
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo),
     )
 
 

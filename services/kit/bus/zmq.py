@@ -26,7 +26,15 @@ from services.kit.bus.zmq_listener import ZmqListener
 from services.kit.bus.zmq_local import ClaimedSocket, check_owner
 from services.kit.bus.zmq_socket import Context, Socket, new_context, tune
 from services.kit.bus.zmq_zap import ZapHandler
-from services.kit.errors import DeadlineExceeded, FailedPrecondition, PermissionDenied, SwarmError, Unavailable
+from services.kit.errors import (
+    DeadlineExceeded,
+    Distrusted,
+    FailedPrecondition,
+    PermissionDenied,
+    SwarmError,
+    Unauthenticated,
+    Unavailable,
+)
 from services.kit.messages.method import MANAGER
 from services.kit.runtime.clock import Clock
 from services.kit.wire import frames
@@ -223,7 +231,10 @@ class ZmqBus:
         ]
 
     def _check_manager(self, identity: Identity, certificate: bytes, server_key: bytes, grace_s: float) -> Caller:
-        caller = identity.check(certificate, server_key, now=self._clock.wall(), grace_s=grace_s)
+        try:
+            caller = identity.check(certificate, server_key, now=self._clock.wall(), grace_s=grace_s)
+        except Unauthenticated as error:
+            raise Distrusted(str(error)) from None
         if caller.role != MANAGER:
             raise PermissionDenied(f"{caller.node_id} is not a manager")
         return caller

@@ -6,7 +6,7 @@ joiner checks the digest in its token against ``roots``, then dials CURVE with t
 
 from __future__ import annotations
 
-from services.kit.messages.method import MANAGERS, NODES, OPEN, Call, Owner
+from services.kit.messages.method import MANAGERS, NODES, OPEN, Call, Empty, Owner
 from services.kit.model.ids import ClusterId, NodeId
 from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Availability, Role
@@ -83,6 +83,24 @@ RETURN = Call(
 )
 
 
+class InstalledRequest(Value, frozen=True, kw_only=True):
+    """A node says that it uses its newest certificate, so that a rotation of the root can go on."""
+
+    issuer: bytes
+    """Key that signed the certificate in use, DER SubjectPublicKeyInfo."""
+
+
+INSTALLED = Call(
+    name="identity.installed",
+    request=InstalledRequest,
+    reply=Empty,
+    owner=Owner.CA,
+    roles=NODES,
+    leader=True,
+    idempotent=True,
+)
+
+
 class IssueTlsRequest(Value, frozen=True, kw_only=True):
     """A node asks for a second certificate, for TLS between gateways: its own key can only agree on keys, as CURVE does."""
 
@@ -131,4 +149,4 @@ UNLOCK_KEY = Call(
     idempotent=True,
 )
 
-METHODS = (BOOTSTRAP, ISSUE, RENEW, RETURN, ISSUE_TLS, UNLOCK_KEY)
+METHODS = (BOOTSTRAP, ISSUE, RENEW, RETURN, INSTALLED, ISSUE_TLS, UNLOCK_KEY)

@@ -67,6 +67,8 @@ class NodeReport(Value, frozen=True, kw_only=True):
     """The node shall get a fresh certificate whatever its age."""
     root_bundle: bytes = b""
     """Roots to trust from now on; empty leaves them."""
+    distrusts: bool = False
+    """A manager shows a certificate that does not hang on this node's roots: they may have been changed while it was away."""
 
 
 class UnlockRequest(Value, frozen=True, kw_only=True):

@@ -120,6 +120,8 @@ class NodeCertificate(Value, frozen=True, kw_only=True):
     certificate: bytes = b""
     """PEM: leaf, then intermediates."""
     not_after: float = 0.0
+    issuer: bytes = b""
+    """Key (DER) that signed the certificate in use, as the node has confirmed; a rotation of the root waits for that."""
 
 
 class Node(Value, frozen=True, kw_only=True):

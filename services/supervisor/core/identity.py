@@ -21,6 +21,8 @@ class Found:
     """True when ``raft/`` has content."""
     root_digest: str = ""
     """Digest of the root bundle, when there is one."""
+    former_digests: frozenset[str] = frozenset()
+    """Of the roots that the cluster had before; a join token that was given once may name one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ EMPTY_IT = "start with an empty state directory, or bring the missing file back"
 
 def plan_identity(found: Found, *, token_digest: str) -> IdentityPlan:
     """Return what to do; ``token_digest`` is that of the join token, empty without one."""
-    if found.root_certificate and token_digest and token_digest != found.root_digest:
+    known = {"", found.root_digest, *found.former_digests}
+    if found.root_certificate and token_digest not in known:
         return Refuse(reason="this state directory belongs to another cluster than the join token")
     if found.node_certificate:
         return _whole(found)

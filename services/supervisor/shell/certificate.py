@@ -9,10 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from pathlib import Path
 
-from services.kit.bus.identity import Identity, save_roots
-from services.kit.errors import DataLoss, NotFound, PermissionDenied, SwarmError, Unauthenticated
+from services.kit.bus.identity import Identity
+from services.kit.errors import (
+    DataLoss,
+    Distrusted,
+    NotFound,
+    PermissionDenied,
+    SwarmError,
+    Unauthenticated,
+    Unimplemented,
+)
 from services.kit.messages.supervise import NodeReport
 from services.kit.model.states import Role
 from services.kit.runtime.clock import Clock
@@ -21,6 +28,8 @@ from services.supervisor.core.renewal import Held, Renewal
 from services.supervisor.shell.board import Board
 from services.supervisor.shell.enrolment import Enrolment
 
+CONFIRM_FIRST_S, CONFIRM_MAX_S = 0.2, 30.0
+"""Pauses between attempts to tell the swarm which certificate is in use."""
 LOOK_AGAIN_S = 600.0
 """The wall clock may be set; the time to the next renewal is computed anew at least this often."""
 
@@ -32,7 +41,6 @@ class CertificateKeeper:
         self,
         board: Board,
         enrolment: Enrolment,
-        directory: Path,
         *,
         clock: Clock,
         rng: random.Random,
@@ -40,10 +48,10 @@ class CertificateKeeper:
     ) -> None:
         self._board = board
         self._enrolment = enrolment
-        self._directory = directory
         self._clock = clock
         self._adopt = adopt
         self._renewal = Renewal(rng)
+        self._distrusted = asyncio.Event()
         self._log = Log("certificate")
 
     def hold(self, identity: Identity) -> None:
@@ -57,9 +65,42 @@ class CertificateKeeper:
         identity = self._board.identity
         if identity is not None and report.root_bundle and report.root_bundle != identity.roots:
             self._trust(identity, report.root_bundle)
+        if report.distrusts:
+            self._distrusted.set()
         if report.role is not None:
             self._renewal.want(report.role, rotate=report.rotate_certificate, now=self._clock.wall())
             self._board.changes.announce()
+
+    async def confirm(self) -> None:
+        """Tell the swarm of each certificate that is in use, for as long as the node lives."""
+        told: Identity | None = None
+        pause_s = CONFIRM_FIRST_S
+        while True:
+            identity = self._board.identity
+            if identity is None or (told is not None and identity.certificate == told.certificate):
+                await self._wait(LOOK_AGAIN_S)
+                continue
+            try:
+                await self._enrolment.installed(identity, self._board.facts.managers)
+            except Unimplemented:
+                told = identity
+            except SwarmError as error:
+                self._log.debug("certificate in use not confirmed yet", cause=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(CONFIRM_MAX_S, 2 * pause_s)
+            else:
+                told, pause_s = identity, CONFIRM_FIRST_S
+
+    async def mend_trust(self) -> None:
+        """Take the swarm's roots of now whenever its managers are not trusted: they may have changed while this node was away."""
+        while True:
+            await self._distrusted.wait()
+            self._distrusted.clear()
+            identity = self._board.identity
+            if identity is not None:
+                roots = await self._enrolment.roots_vouched_for(identity, self._board.facts.managers)
+                if roots and identity is self._board.identity:
+                    self._trust(identity, roots)
 
     async def run(self) -> None:
         """Renew for as long as the node lives; raises Unauthenticated when the swarm does not want it any more."""
@@ -88,6 +129,8 @@ class CertificateKeeper:
         except SwarmError as error:
             if _is_final(error, expired=expired):
                 raise Unauthenticated(f"the swarm gives this node no certificate any more: {error}") from error
+            if isinstance(error, Distrusted):
+                self._distrusted.set()
             self._renewal.failed(self._clock.wall())
             self._log.warning("certificate was not renewed", cause=str(error), expired=expired)
         else:
@@ -101,11 +144,13 @@ class CertificateKeeper:
         except DataLoss as error:
             self._log.warning("new roots are not taken", cause=str(error))
             return
-        save_roots(self._directory, roots)
+        self._enrolment.keep_roots(roots)
         self._log.info("roots changed")
         self._adopt(fresh)
 
 
 def _is_final(error: SwarmError, *, expired: bool) -> bool:
     """Tell whether asking again is of no use. A node that shows only its key is refused when the key is."""
+    if isinstance(error, Distrusted):
+        return False
     return isinstance(error, (NotFound, PermissionDenied)) or (expired and isinstance(error, Unauthenticated))

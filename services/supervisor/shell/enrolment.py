@@ -26,7 +26,7 @@ from services.kit.bus.identity import (
 )
 from services.kit.bus.ports import node_ports, parse_address
 from services.kit.bus.zmq import ZmqBus
-from services.kit.errors import DeadlineExceeded, InvalidArgument, SwarmError, Unauthenticated, Unavailable
+from services.kit.errors import DataLoss, DeadlineExceeded, InvalidArgument, SwarmError, Unauthenticated, Unavailable
 from services.kit.messages import identity as messages
 from services.kit.messages.identity import DoorReply, Issued
 from services.kit.messages.method import Call
@@ -35,6 +35,7 @@ from services.kit.model.objects import ManagerPeer
 from services.kit.model.states import Availability
 from services.kit.model.tokens import parse_token, root_digest
 from services.kit.model.value import Value
+from services.kit.runtime.files import write_atomic
 from services.kit.runtime.ids import IdSource
 from services.kit.runtime.log import Log
 from services.supervisor.core.identity import Found
@@ -45,6 +46,9 @@ BACK_OFF_MAX_S = 3.0
 """About ten seconds of attempts, as SwarmKit's joiners make."""
 _WHY = "it is another cluster, its root was rotated, or somebody is in the middle"
 ROOT_KEY_FILE = "swarm-root-ca.key"
+FORMER_ROOTS_FILE = "swarm-former-roots.txt"
+FORMER_ROOTS_MAX = 100
+"""Digests of former roots that are remembered, the newest ones."""
 
 RequestT = TypeVar("RequestT", bound=Value)
 
@@ -70,6 +74,7 @@ class Enrolment:
             node_key=key,
             store=has_store,
             root_digest=root_digest(roots) if roots else "",
+            former_digests=frozenset(self._read(FORMER_ROOTS_FILE).decode(errors="replace").split()),
         )
 
     def load(self) -> Identity:
@@ -147,8 +152,39 @@ class Enrolment:
             except Unauthenticated as error:
                 refusal = error
             else:
-                return self._keep(current.key, issued, current.roots)
+                return self._keep(current.key, issued, _roots_for(current.key, self._read(ROOTS_FILE), issued))
         raise problem or refusal or Unavailable("no manager is known")
+
+    async def installed(self, identity: Identity, managers: tuple[ManagerPeer, ...]) -> None:
+        """Tell the swarm that this certificate is in use; raises what the last manager that was asked answered."""
+        problem: SwarmError = Unavailable("no manager is known")
+        for peer in managers:
+            host, port = parse_address(peer.addr)
+            try:
+                connection = await self._bus.dial(RemoteAddress(host=host, port=port, certificate=peer.certificate))
+                try:
+                    await connection.call(messages.INSTALLED, messages.InstalledRequest(issuer=identity.issuer))
+                finally:
+                    await connection.close()
+            except SwarmError as error:
+                problem = error
+            else:
+                return
+        raise problem
+
+    async def roots_vouched_for(self, identity: Identity, managers: tuple[ManagerPeer, ...]) -> bytes:
+        """Ask the join doors of managers for the roots of now; returns other ones than ours that vouch for our own certificate.
+
+        A door may be anybody's, so what it shows counts only when our certificate hangs on it: that certificate came from the swarm.
+        """
+        for peer in managers:
+            try:
+                roots = (await self._knock(peer.addr)).roots
+                if roots != identity.roots:
+                    return Identity(identity.key, identity.certificate, roots).roots
+            except SwarmError as error:
+                self._log.info("roots of a manager not taken", addr=peer.addr, cause=str(error))
+        return b""
 
     async def _knock(self, address: str) -> DoorReply:
         door = node_ports(address).door
@@ -186,9 +222,18 @@ class Enrolment:
     def _keep(self, key: NodeKey, issued: Issued, roots: bytes) -> Identity:
         """Check the answer before anything is written."""
         identity = Identity(key, issued.certificate, roots)
-        save_roots(self._directory, roots)
+        self.keep_roots(roots)
         save_node(self._directory, key, issued.certificate)
         return identity
+
+    def keep_roots(self, roots: bytes) -> None:
+        """Trust these roots from now on; the digest of those before is remembered, because an old join token names them."""
+        before = self._read(ROOTS_FILE)
+        if before and before != roots:
+            digests = [*self._read(FORMER_ROOTS_FILE).decode(errors="replace").split(), root_digest(before)]
+            text = "".join(f"{digest}\n" for digest in digests[-FORMER_ROOTS_MAX:])
+            write_atomic(self._directory / FORMER_ROOTS_FILE, text.encode(), mode=0o644)
+        save_roots(self._directory, roots)
 
     def _has(self, name: str) -> bool:
         return (self._directory / name).exists()
@@ -196,3 +241,11 @@ class Enrolment:
     def _read(self, name: str) -> bytes:
         path = self._directory / name
         return path.read_bytes() if path.exists() else b""
+
+
+def _roots_for(key: NodeKey, held: bytes, issued: Issued) -> bytes:
+    """Return the roots that go with a fresh certificate: those we hold now, unless they were changed while this node could not hear of it."""
+    try:
+        return Identity(key, issued.certificate, held).roots
+    except DataLoss:
+        return issued.roots

@@ -113,7 +113,6 @@ class Node:
         self._keeper = CertificateKeeper(
             self._board,
             self._enrolment,
-            self._layout.certificates,
             clock=clock,
             rng=rng,
             adopt=lambda identity: self._adopt(identity, self._board.managers),
@@ -263,6 +262,8 @@ class Node:
         await self._until_unlocked()
         self._children.start((*wanted(self._board.role), *optional(listen_http=self._settings.listen_http)))
         self._work.spawn("certificate", self._keeper.run())
+        self._work.spawn("confirmation", self._keeper.confirm())
+        self._work.spawn("trust", self._keeper.mend_trust())
         self._work.spawn("halves", self._run_halves(self._board.role))
         await self._become_ready()
 

@@ -96,3 +96,15 @@ def test_a_new_cluster_is_forced_only_from_a_managers_directory() -> None:
     assert not cannot_force(Bootstrap(), is_manager=False)
     assert "worker" in cannot_force(Load(), is_manager=False)
     assert "no cluster" in cannot_force(Join(), is_manager=False)
+
+
+def test_a_token_of_before_a_rotation_of_the_root_is_no_other_clusters() -> None:
+    found = Found(
+        root_certificate=True,
+        node_certificate=True,
+        node_key=True,
+        root_digest="ours",
+        former_digests=frozenset({"former"}),
+    )
+    assert plan(found, "former") == Load()
+    assert isinstance(plan(found, "another"), Refuse)

@@ -11,6 +11,7 @@ from services.dispatcher.core.control.refs import find_cluster
 from services.kit.errors import FailedPrecondition, InvalidArgument, Problem
 from services.kit.messages.control import UpdateClusterRequest
 from services.kit.model.objects import Cluster, TokenLimits
+from services.kit.model.root_material import root_problems
 from services.kit.model.tokens import SECRET_BYTES, make_token
 from services.kit.model.validate import cluster_problems
 from services.kit.state.transaction import update
@@ -39,7 +40,10 @@ def update_cluster(view: View, request: UpdateClusterRequest, entropy: Entropy, 
     cluster = find_cluster(view, "")
     if request.version != cluster.meta.version:
         raise out_of_sequence("cluster", cluster.meta.version, request.version)
-    problems = cluster_problems(request.spec)
+    ca = request.spec.ca
+    problems = cluster_problems(request.spec) + root_problems(
+        ca.signing_ca_cert, ca.signing_ca_key, current=cluster.root_ca.ca_cert, now=now
+    )
     if problems:
         raise InvalidArgument.of(problems)
     tokens, digest = cluster.root_ca.join_tokens, cluster.root_ca.digest
