@@ -20,17 +20,21 @@ from services.agent.shell.health import Health
 from services.agent.shell.inside import run_command
 from services.kit.messages.logs import LogOptions
 from services.kit.messages.session import RegistryAuth
-from services.kit.model.ids import ConfigId, NodeId, SecretId
-from services.kit.model.objects import Config, Secret
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId
+from services.kit.model.objects import Config, Network, NetworkAddresses, Secret
 from services.kit.model.specs import (
     Annotations,
     ConfigReference,
     ConfigSpec,
     ContainerSpec,
+    DriverConfig,
     EndpointSpec,
     FileTarget,
     HealthCheck,
+    IpamConfig,
     Mount,
+    NetworkAttachmentConfig,
+    NetworkSpec,
     Platform,
     PortConfig,
     ResourceRequirements,
@@ -82,6 +86,8 @@ class Node:
         ports: tuple[PortConfig, ...] = (),
         secrets: tuple[Secret, ...] = (),
         configs: tuple[Config, ...] = (),
+        networks: tuple[Network, ...] = (),
+        addresses: tuple[str, ...] = (),
     ) -> DockerController:
         """Return the controller of a task that runs a shell script."""
         self._count += 1
@@ -90,16 +96,22 @@ class Node:
         )
         task = TaskSpec(
             driver="docker",
-            driver_options=OFFLINE if options is None else options,
+            driver_options={} if networks else OFFLINE if options is None else options,
+            networks=tuple(NetworkAttachmentConfig(target=each.id, aliases=("other",)) for each in networks),
             container=filled,
             resources=ResourceRequirements(limits=limits),
         )
+        dealt = tuple(
+            NetworkAddresses(network_id=network.id, addresses=(address,))
+            for network, address in zip(networks, addresses, strict=True)
+        )
         bundle: TaskBundle = make_bundle(
-            make_task(self._count),
+            msgspec.structs.replace(make_task(self._count), networks=dealt),
             make_spec(task=task, endpoint=EndpointSpec(ports=ports), name=f"s{self.node_id[:6]}"),
             NodeFacts(id=self.node_id, hostname="node", platform=Platform()),
             secrets=secrets,
             configs=configs,
+            networks=networks,
         )
         return await self.driver.controller(bundle)
 
@@ -230,6 +242,54 @@ def test_a_published_port_is_reached_where_the_task_says(engine: DockerEngine, t
                         await asyncio.sleep(0.02)  # the server in the container is on its way
 
     run_async(scenario())
+
+
+def a_network(name: str, subnet: str, gateway: str, driver: str = "") -> Network:
+    ipam = (IpamConfig(subnet=subnet, gateway=gateway),)
+    spec = NetworkSpec(annotations=Annotations(name=name), driver=DriverConfig(name=driver), ipam=ipam)
+    return Network(id=NetworkId(SystemIds().new("network")), spec=spec, ipam=ipam)
+
+
+def test_tasks_are_on_their_networks_with_their_addresses_and_the_last_one_takes_them_along(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    back = a_network("back", "10.213.7.0/24", "10.213.7.9")
+    front = a_network("front", "10.213.8.0/24", "10.213.8.1")
+
+    async def names(node: Node) -> list[str]:
+        found = await node.driver._loaded()._call(lambda client: client.networks())
+        return [each["Name"] for each in found if each["Name"].startswith("swarmbus-")]
+
+    async def scenario() -> None:
+        async with node_on(engine, tmp_path) as node:
+            both = {"networks": (back, front), "addresses": ("10.213.7.20", "10.213.8.20")}
+            first = await node.task("exec sleep 1000", **both)  # type: ignore[arg-type]
+            await first.prepare()
+            await first.start()
+            assert (await first.inspect()).address in {"10.213.7.20", "10.213.8.20"}
+            second = await node.task(
+                "ip addr | grep -o 'inet 10[^ ]*'; ping -c 1 -W 5 10.213.7.20 >/dev/null && echo reached",
+                networks=(back,),
+                addresses=("10.213.7.21",),
+            )
+            assert await node.output(second) == ["inet 10.213.7.21/24", "reached"]
+            await second.remove()
+            assert len(await names(node)) == 2, "another task is on it"
+            await first.remove()
+            assert await names(node) == []
+
+    run_async(scenario(), timeout_s=60)
+
+
+def test_an_overlay_network_is_refused_with_its_name(engine: DockerEngine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node_on(engine, tmp_path) as node:
+            wide = a_network("wide", "10.213.9.0/24", "10.213.9.1", "overlay")
+            task = await node.task("true", networks=(wide,), addresses=("10.213.9.2",))
+            with pytest.raises(Unsupported, match="wide"):
+                await task.prepare()
+
+    run_async(scenario(), timeout_s=60)
 
 
 def test_stdout_and_stderr_are_told_apart(engine: DockerEngine, tmp_path: Path) -> None:
