@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from services.cli.context import Context
 from services.cli.output import Output
@@ -20,13 +21,15 @@ from services.client.payloads import Configs, Secrets
 from services.client.services import Services
 from services.kit.errors import FailedPrecondition
 from services.kit.messages import control
-from services.kit.model.ids import NodeId, TaskId, spec_version_id
-from services.kit.model.objects import Node, NodeDescription, SpecVersion, Task, TaskStatus
+from services.kit.messages.backup import BackupItem, StoredObject
+from services.kit.model.ids import ClusterId, NetworkId, NodeId, TaskId, spec_version_id
+from services.kit.model.objects import Network, Node, NodeDescription, SpecVersion, Task, TaskStatus
 from services.kit.model.specs import (
     Annotations,
     ConfigSpec,
     ContainerSpec,
     FileTarget,
+    NetworkSpec,
     NodeSpec,
     ReplicatedJob,
     SecretReference,
@@ -36,6 +39,7 @@ from services.kit.model.specs import (
 from services.kit.model.states import TaskState
 from services.kit.runtime.clock import SystemClock
 from services.kit.state.state import State
+from services.kit.state.tables import encode_object
 from services.kit.state.transaction import create
 from tests.support.convergence import a_service_spec
 from tests.support.dispatching import House, house, wait_for_leader
@@ -194,6 +198,23 @@ def test_a_file_that_is_there_is_not_replaced_unless_asked(tmp_path: Path) -> No
             assert file.read_bytes() == before
             await VERBS["create"](context, flags(file, force=True))
             assert file.read_bytes() != before
+
+    asyncio.run(story())
+
+
+def test_the_network_that_every_swarm_has_is_left_out(tmp_path: Path) -> None:
+    spec = NetworkSpec(annotations=Annotations(name="ingress"), ingress=True)
+    asked = Network(id=NetworkId("of-the-old-swarm"), spec=spec)
+
+    async def story() -> None:
+        async with desk(tmp_path / "first") as (swarm, context, _):
+            if not swarm.store.state.networks:
+                swarm.write(create(replace(asked, id=NetworkId("its-own"))))
+            parts = await context.client.backups.read()
+            assert not [each for part in parts for each in part.objects if each.table == "network"]
+            stored = StoredObject(table="network", object=encode_object(asked))
+            part = BackupItem(version=1, cluster_id=ClusterId("c"), at=0.0, total=1, objects=(stored,))
+            assert await context.client.backups.restore([part]) == 0
 
     asyncio.run(story())
 

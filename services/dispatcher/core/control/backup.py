@@ -17,7 +17,7 @@ from services.dispatcher.core.specs import template_of
 from services.dispatcher.core.tasks import iteration_of
 from services.kit.errors import InvalidArgument
 from services.kit.messages.backup import GROUP_BYTES_MAX, ITEM_BYTES_MAX, ITEM_OBJECTS_MAX, StoredObject
-from services.kit.model.objects import Cluster, Config, Meta, Node, Object, Secret, Service, Task
+from services.kit.model.objects import Cluster, Config, Meta, Network, Node, Object, Secret, Service, Task, Volume
 from services.kit.model.specs import ReplicatedJob
 from services.kit.model.states import TaskState
 from services.kit.model.validate import service_problems
@@ -40,7 +40,9 @@ def saved(state: State, frozen: FrozenState) -> list[tuple[Object, ...]]:
     old: dict[str, Object] = {
         thing.id: thing for thing in first if isinstance(thing, Secret | Config) and thing.superseded_by is not None
     }
-    groups: list[tuple[Object, ...]] = [(thing,) for thing in first if thing.id not in old]
+    groups: list[tuple[Object, ...]] = [
+        (thing,) for thing in first if thing.id not in old and not _is_every_swarms(thing)
+    ]
     for service in _sorted(tables[Table.SERVICE]):
         assert isinstance(service, Service)
         used = [old.pop(object_id) for object_id in _references(service) if object_id in old]
@@ -85,12 +87,16 @@ def _written(state: State, cluster: Cluster, thing: Object) -> Iterator[Op]:
             yield from _with_settings(cluster, thing)
         case Node():
             yield from _with_labels(state, thing)
+        case _ if _is_every_swarms(thing) and any(map(_is_every_swarms, state.networks.values())):
+            return
         case _ if state.get(TABLE_OF[type(thing)], thing.id) is not None:
             return
         case Service():
             yield from _made_again(thing)
+        case Volume():
+            yield create(_replace(with_meta(thing, Meta()), publications=(), message=""))  # the nodes are others now
         case Task():
-            yield create(_replace(with_meta(thing, Meta()), node_id=None))
+            yield create(_replace(with_meta(thing, Meta()), node_id=None, networks=()))
         case _:
             yield create(with_meta(thing, Meta()))
 
@@ -101,6 +107,11 @@ def _sorted(things: Iterable[Object]) -> list[Object]:
 
 def _is_full(part: Sequence[StoredObject], bytes_max: int) -> bool:
     return len(part) > ITEM_OBJECTS_MAX or sum(len(each.object) for each in part) > bytes_max
+
+
+def _is_every_swarms(thing: Object) -> bool:
+    """The ingress network is made in each swarm, and nothing is attached to it."""
+    return isinstance(thing, Network) and thing.spec.ingress
 
 
 def _references(service: Service) -> Iterator[str]:
