@@ -73,18 +73,35 @@ class Candidate:
     port: int
 
 
-async def wrk(port: int, *, close: bool) -> tuple[int, int]:
-    """Drive load for a while and return the requests that were answered, and the errors."""
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a client saw."""
+
+    requests: int
+    errors: int
+    p50_ms: float
+    p99_ms: float
+
+
+async def wrk(port: int, *, close: bool) -> Load:
+    """Drive load for a while."""
     header = ("-H", "Connection: close") if close else ()
     process = await asyncio.create_subprocess_exec(
-        "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", *header, f"http://{HOST}:{port}/small",
+        "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", *header, f"http://{HOST}:{port}/small",
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output = (await process.communicate())[0].decode()
     requests = re.search(r"(\d+) requests in", output)
     assert requests is not None, output
     errors = [int(number) for line in re.findall(r"Socket errors: (.*)", output) for number in re.findall(r"\d+", line)]
-    return int(requests.group(1)), sum(errors)
+    p50_ms, p99_ms = (_milliseconds(output, percent) for percent in ("50%", "99%"))
+    return Load(requests=int(requests.group(1)), errors=sum(errors), p50_ms=p50_ms, p99_ms=p99_ms)
+
+
+def _milliseconds(output: str, percent: str) -> float:
+    found = re.search(rf"^\s+{percent}\s+([\d.]+)(us|ms|s)\s*$", output, re.MULTILINE)
+    assert found is not None, output
+    return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found.group(2)]
 
 
 def fetch_bulk(port: int) -> float:
@@ -105,10 +122,12 @@ async def one_round(candidate: Candidate) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, close in (("request kept alive", False), ("connection", True)):
         before = cpu_s(candidate.pid)
-        requests, errors = await wrk(candidate.port, close=close)
-        figures[f"us per {name}"] = (cpu_s(candidate.pid) - before) / requests * 1e6
-        figures[f"{name}s per second"] = requests / SECONDS
-        figures[f"{name}s failed"] = errors
+        load = await wrk(candidate.port, close=close)
+        figures[f"us per {name}"] = (cpu_s(candidate.pid) - before) / load.requests * 1e6
+        figures[f"{name}s per second"] = load.requests / SECONDS
+        figures[f"{name}: p50 ms"] = load.p50_ms
+        figures[f"{name}: p99 ms"] = load.p99_ms
+        figures[f"{name}s failed"] = load.errors
     before = cpu_s(candidate.pid)
     seconds = await asyncio.to_thread(fetch_bulk, candidate.port)
     figures["bulk Gbit/s"] = BULK_BYTES * 8 / seconds / 1e9

@@ -179,6 +179,9 @@ def test_requests_of_one_connection_go_where_there_is_room_and_say_who_asked(tmp
                 assert f"x-forwarded-for: {HOST}" in lines
             await browser.leave()
             assert task.requests == 5
+            (counts,) = await running.keeper.counts()
+            assert sum(counts.answers["a"][1:]) == 5
+            assert sum(counts.connects["a"][1:]) == counts.tasks["a"]["connections"] == 1
 
     run_async(scenario())
 

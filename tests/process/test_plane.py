@@ -61,6 +61,8 @@ def test_a_dead_task_costs_no_client_an_error(tmp_path: Path) -> None:
             assert counts.worker["refused"] == 0
             assert counts.tasks["dead"]["failures"] >= 3
             assert counts.tasks["dead"]["ejections"] >= 1
+            assert sum(counts.connects["dead"][1:]) == 0
+            assert sum(sum(counts.connects[name][1:]) for name in "abc") == 200
             await tasks_[3].open()
 
     run_async(scenario())

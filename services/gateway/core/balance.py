@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from services.gateway.core import maglev
+from services.gateway.core.latency import Latency
 
 P2C = "p2c"
 LEAST_CONN = "least_conn"
@@ -65,9 +66,11 @@ class Target:
 
     __slots__ = (
         "addr",
+        "answers",
         "bytes_in",
         "bytes_out",
         "connections",
+        "connects",
         "credit",
         "draining",
         "ejected_until",
@@ -117,6 +120,10 @@ class Target:
         self.ejections = 0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.connects = Latency()
+        """How long connections to it took to make."""
+        self.answers = Latency()
+        """How long it took to begin its answers, on HTTP ports."""
         self.strikes = 0
         self.level = 0
         self.ejected_until = 0.0

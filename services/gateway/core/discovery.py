@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from services.kit.messages.routes import Backend, IngressStatus, Route
+from services.kit.messages.routes import Backend, IngressStatus, LatencyCounts, Route
 from services.kit.model.states import Protocol
 
 TRAEFIK = "traefik."
@@ -80,6 +80,8 @@ def metrics(status: IngressStatus, routes: Iterable[Route]) -> bytes:
     family("retried_total", "counter", "Attempts that were made good by another task.", [("", status.retried)])
     closed = [(_labels(port=port), 1.0) for port in sorted(status.closed_ports)]
     family("closed_port", "gauge", "Published ports that are not open on this node.", closed)
+    kernel = [(_labels(port=port), 1.0) for port in status.kernel_ports]
+    family("kernel_port", "gauge", "Published ports whose connections to this node's tasks the kernel carries.", kernel)
     for name, kind, text in (
         ("open", "gauge", "Connections to the task that are open now."),
         ("connections", "counter", "Connections to the task."),
@@ -93,7 +95,31 @@ def metrics(status: IngressStatus, routes: Iterable[Route]) -> bytes:
             service, port = of_task.get(task.task_id, ("", ""))
             samples.append((_labels(service=service, port=port, task=task.task_id), float(getattr(task, name))))
         family(f"task_{name}{'_total' if kind == 'counter' else ''}", kind, text, samples)
+    for name, text in (
+        ("connect", "Time that making a connection to the task took."),
+        ("answer", "Time from a whole HTTP request to the beginning of the task's answer."),
+    ):
+        full = f"{PREFIX}_task_{name}_seconds"
+        lines.extend((f"# HELP {full} {text}", f"# TYPE {full} histogram"))
+        for task in status.tasks:
+            latency = task.connects if name == "connect" else task.answers
+            service, port = of_task.get(task.task_id, ("", ""))
+            lines.extend(
+                _histogram(full, latency, status.latency_bounds_s, service=service, port=port, task=task.task_id)
+            )
     return ("\n".join(lines) + "\n").encode()
+
+
+def _histogram(name: str, latency: LatencyCounts, bounds_s: Sequence[float], **labels: str) -> Iterable[str]:
+    """Return the lines of one histogram, none when nothing was measured."""
+    if not latency.counts:
+        return
+    below = 0
+    for bound, count in zip((*map("{:g}".format, bounds_s), "+Inf"), latency.counts, strict=True):
+        below += count
+        yield f"{name}_bucket{_labels(**labels, le=bound)} {below}"
+    yield f"{name}_sum{_labels(**labels)} {latency.sum_s:g}"
+    yield f"{name}_count{_labels(**labels)} {below}"
 
 
 def _open(route: Route) -> Sequence[Backend]:

@@ -41,7 +41,17 @@ def keep_alive(sock: socket.socket) -> None:
 class Dialler(ABC):
     """See the module. Who derives from it says what happens when there is a connection, and when there is none to be had."""
 
-    __slots__ = ("_carrier", "_mesh_step", "_only", "_source", "_target", "_tried", "_upstream", "published")
+    __slots__ = (
+        "_carrier",
+        "_dialled_at",
+        "_mesh_step",
+        "_only",
+        "_source",
+        "_target",
+        "_tried",
+        "_upstream",
+        "published",
+    )
 
     def __init__(self, carrier: Carrier, published: Published, source: Address, only: Target | None = None) -> None:
         """``only`` is the one task that will do, where another gateway has chosen."""
@@ -50,6 +60,7 @@ class Dialler(ABC):
         self._source = source
         self._only = only
         self._mesh_step = 0
+        self._dialled_at = 0.0
         self._upstream: socket.socket | FramedTls | None = None
         self._target: Target | None = None
         self._tried: tuple[Target, ...] = ()
@@ -78,6 +89,7 @@ class Dialler(ABC):
             self._give_up()
             return
         self._target = target
+        self._dialled_at = self._carrier.loop.now
         target.open += 1
         target.connections += 1
         try:
@@ -101,6 +113,13 @@ class Dialler(ABC):
                 self._call_gateway(upstream, self._target)
             else:
                 self._connected(events)
+
+    def _succeeded(self, target: Target) -> None:
+        """Take note that a connection to the task was made."""
+        carrier = self._carrier
+        carrier.met(self)
+        self.published.pool.succeeded(target)
+        target.connects.took(carrier.loop.now - self._dialled_at)
 
     def time_out(self) -> None:
         """Fail the attempt that is under way."""

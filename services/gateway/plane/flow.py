@@ -146,8 +146,7 @@ class Flow(Dialler):
         carrier, upstream = self._carrier, self._upstream
         assert upstream is not None, "an attempt has a socket"
         assert self._target is not None, "an attempt has a task"
-        carrier.met(self)
-        self.published.pool.succeeded(self._target)
+        self._succeeded(self._target)
         self._tried = ()
         client = self._client
         is_raw = isinstance(client, socket.socket) and isinstance(upstream, socket.socket)

@@ -131,8 +131,7 @@ class Errand(Dialler):
     def _connected(self, events: int) -> None:
         assert self._upstream is not None, "an attempt has a socket"
         assert self._target is not None, "an attempt has a task"
-        self._carrier.met(self)
-        self.published.pool.succeeded(self._target)
+        self._succeeded(self._target)
         self._flow.reached(self._upstream, self._target)
 
     def _give_up(self) -> None:
@@ -181,6 +180,8 @@ class HttpFlow:
         """There is no task for it."""
         self._may_repeat = False
         self._answer_begun = False
+        self._asked_for_at = 0.0
+        """When the request's head was whole."""
         self._closes = False
         self._head_timer: Timer | None = None
         self._is_over = False
@@ -336,6 +337,8 @@ class HttpFlow:
                 self._client.say(event)
             case h11.Response():
                 self._answer_begun = True
+                if self._target is not None:
+                    self._target.answers.took(self._carrier.loop.now - self._asked_for_at)
                 self._closes = self._closes or self._client.parser.their_state is h11.MUST_CLOSE
                 headers = answer_headers(list(event.headers), closes=self._closes)
                 self._client.say(h11.Response(status_code=event.status_code, headers=headers, reason=event.reason))
@@ -361,6 +364,7 @@ class HttpFlow:
         self._stop_waiting()
         check_request(request.method, request.target, request.http_version, list(request.headers))
         self._request = request
+        self._asked_for_at = self._carrier.loop.now
         self._answer_begun = False
         self._may_repeat = request.method in SAFE_AGAIN
         self._find_service(request)

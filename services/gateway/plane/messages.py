@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-VERSION = 5
+VERSION = 6
 LINE_BYTES_MAX = 32 << 20
 
 
@@ -133,10 +133,12 @@ class Applied(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of this worker: its own by name, and by task."""
+    """Numbers of this worker: its own by name, and by task; latencies as ``core/latency`` writes them."""
 
     worker: dict[str, int]
     tasks: dict[str, dict[str, int]]
+    connects: dict[str, list[float]] = {}
+    answers: dict[str, list[float]] = {}
 
 
 Message = (

@@ -14,6 +14,7 @@ import struct
 import sys
 
 from services.gateway.core.balance import Dice, Target
+from services.gateway.core.latency import Latency
 from services.gateway.plane.carrier import Carried, Carrier
 from services.gateway.plane.channel import Channel, ChannelLost
 from services.gateway.plane.loop import READ, WRITE, Loop, Timer
@@ -162,7 +163,12 @@ class Worker:
     def _counts(self) -> Counts:
         carrier = self._carrier
         tasks: dict[str, dict[str, int]] = {}
+        connects: dict[str, Latency] = {}
+        answers: dict[str, Latency] = {}
         for target in carrier.targets():
+            connects.setdefault(target.task_id, Latency()).add(target.connects.numbers)
+            if any(target.answers.counts):
+                answers.setdefault(target.task_id, Latency()).add(target.answers.numbers)
             numbers = tasks.setdefault(target.task_id, {})
             for name in ("open", "connections", "failures", "ejections", "bytes_in", "bytes_out"):
                 numbers[name] = numbers.get(name, 0) + getattr(target, name)
@@ -176,6 +182,8 @@ class Worker:
                 "listeners": len(carrier.listeners),
             },
             tasks,
+            {task_id: latency.numbers for task_id, latency in connects.items()},
+            {task_id: latency.numbers for task_id, latency in answers.items()},
         )
 
     def _send(self, message: Message, listener: socket.socket | None = None) -> None:

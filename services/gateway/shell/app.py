@@ -17,7 +17,7 @@ from services.gateway.shell import well_known
 from services.gateway.shell.discovery import DiscoveryServer
 from services.gateway.shell.dns import DnsServer
 from services.gateway.shell.doors import refuse_all
-from services.gateway.shell.ingress import Ingress, Plane
+from services.gateway.shell.ingress import Ingress, KernelWork, Plane
 from services.gateway.shell.keeper import Confirmed, PlaneKeeper
 from services.gateway.shell.manager import ManagerHalf
 from services.gateway.shell.mesh_certificate import MeshCertificate
@@ -48,7 +48,7 @@ class GatewayApp:
         self._parent = os.getppid()
         self._owner = TaskOwner("gateway")
         self._dns = DnsServer(self._routes, runtime.rng)
-        self._ingress = Ingress(self._on_table, self._mesh_port)
+        self._ingress = Ingress(self._on_table, self._mesh_port, self._kernel_work)
         self._mesh: MeshCertificate | None = None
         self._discovery = DiscoveryServer(self._routes, self._ingress.status)
         self._keeper = (make_plane or self._keep_plane)(self._ingress.confirmed)
@@ -80,6 +80,11 @@ class GatewayApp:
 
     def _mesh_port(self) -> int:
         return self._keeper.mesh_port if isinstance(self._keeper, PlaneKeeper) else 0
+
+    def _kernel_work(self) -> KernelWork:
+        if not isinstance(self._keeper, PlaneKeeper):
+            return KernelWork()
+        return KernelWork(self._keeper.kernel.ports, self._keeper.kernel.failure)
 
     async def start(self) -> None:
         """Open the doors and have a data plane."""

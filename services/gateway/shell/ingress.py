@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
+from services.gateway.core.latency import BOUNDS_S, Latency
 from services.gateway.core.table import Change, Gap, RouteBook
 from services.gateway.plane.messages import Counts
 from services.kit.bus.api import Connection
 from services.kit.bus.session import ManagerLink
 from services.kit.errors import SwarmError, Unavailable
 from services.kit.messages import routes
-from services.kit.messages.routes import AckRoutes, IngressStatus, TaskTraffic, WatchRoutes
+from services.kit.messages.routes import AckRoutes, IngressStatus, LatencyCounts, TaskTraffic, WatchRoutes
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
 from services.kit.store.line import BackOff
 
 _TRAFFIC = ("open", "connections", "failures", "ejections", "bytes_in", "bytes_out")
+
+
+class KernelWork(NamedTuple):
+    """What the kernel carries of what it is asked to."""
+
+    ports: tuple[str, ...] = ()
+    failure: str = ""
 
 
 class Plane(Protocol):
@@ -53,8 +61,14 @@ class Plane(Protocol):
 class Ingress:
     """This node's part of the swarm's load balancer."""
 
-    def __init__(self, revoked: Callable[[frozenset[bytes]], None], mesh_port: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        revoked: Callable[[frozenset[bytes]], None],
+        mesh_port: Callable[[], int] = lambda: 0,
+        kernel: Callable[[], KernelWork] = KernelWork,
+    ) -> None:
         """``revoked`` is told the keys of removed nodes whenever they change; ``mesh_port`` says where other gateways may call."""
+        self._kernel = kernel
         self._mesh_port = mesh_port
         self.book = RouteBook()
         self._revoked = revoked
@@ -116,11 +130,23 @@ class Ingress:
         totals = {
             name: sum(each.worker[name] for each in counts) for name in ("open", "accepted", "refused", "retried")
         }
+        kernel = self._kernel()
         return IngressStatus(
             epoch=-1 if self.book.epoch is None else self.book.epoch,
             workers=len(counts),
             closed_ports=dict(self._keeper.closed_ports),
-            tasks=tuple(TaskTraffic(task_id=task_id, **sums) for task_id, sums in sorted(tasks.items())),
+            kernel_ports=kernel.ports,
+            kernel_failure=kernel.failure,
+            tasks=tuple(
+                TaskTraffic(
+                    task_id=task_id,
+                    connects=_latency(each.connects.get(task_id) for each in counts),
+                    answers=_latency(each.answers.get(task_id) for each in counts),
+                    **sums,
+                )
+                for task_id, sums in sorted(tasks.items())
+            ),
+            latency_bounds_s=BOUNDS_S,
             **totals,
         )
 
@@ -152,3 +178,12 @@ class Ingress:
             if self._confirmed is not None:
                 with contextlib.suppress(SwarmError):
                     await connection.call(routes.ACK, self._confirmed)
+
+
+def _latency(numbers: Iterable[list[float] | None]) -> LatencyCounts:
+    """Return the latencies of all workers together."""
+    total = Latency()
+    for each in numbers:
+        if each is not None:
+            total.add(each)
+    return LatencyCounts(sum_s=total.sum_s, counts=tuple(total.counts)) if any(total.counts) else LatencyCounts()

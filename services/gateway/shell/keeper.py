@@ -27,6 +27,7 @@ from services.gateway.plane.messages import (
     Table,
     Unlisten,
 )
+from services.gateway.shell.kernel_plane import KernelPlane
 from services.gateway.shell.listeners import NOT_HERE, listen, places
 from services.gateway.shell.plane_line import PlaneLine
 from services.kit.messages.routes import Backend, Route
@@ -85,6 +86,7 @@ class PlaneKeeper:
         self._applied: dict[int, Applied] = {}
         self._counts: dict[int, asyncio.Future[Counts]] = {}
         self._owner = TaskOwner("plane")
+        self._kernel = KernelPlane(node_id, host, self._confirm)
         self._has_mesh = False
         """True from the moment every worker has been there."""
         self._bind_again: asyncio.TimerHandle | None = None
@@ -95,6 +97,8 @@ class PlaneKeeper:
 
     async def start(self, timeout_s: float = 10.0) -> None:
         """Return when every worker is there."""
+        self._kernel.start()
+        self._owner.spawn("kernel-failure", _fail_with(self._kernel))
         for number, line in enumerate(self._lines):
             self._owner.spawn(f"worker-{number}", line.keep())
         async with asyncio.timeout(timeout_s):
@@ -120,6 +124,7 @@ class PlaneKeeper:
         )
         for line in self._lines:
             line.send(table)
+        self._kernel.take(self._serial, list(self._routes.values()))
         self._open_routed()
 
     def become(self, identity: MeshIdentity) -> None:
@@ -139,6 +144,7 @@ class PlaneKeeper:
 
     async def drain(self, within_s: float) -> None:
         """End the data plane: no new connections, open ones get this time, then the workers are gone."""
+        await self._kernel.close(remove=True)
         pids = [line.pid for line in self._lines if line.up.is_set()]
         for line in self._lines:
             line.send(Drain(within_s))
@@ -148,7 +154,8 @@ class PlaneKeeper:
             self._log.warning("worker outlives its drain", pids=str(pids))
 
     async def detach(self) -> None:
-        """Leave the workers to themselves until the next gateway comes."""
+        """Leave the workers, and the kernel, to themselves until the next gateway comes."""
+        await self._kernel.close(remove=False)
         await self._let_go()
 
     # -- what a line tells
@@ -178,15 +185,24 @@ class PlaneKeeper:
         match message:
             case Applied():
                 self._applied[number] = message
-                current = [applied for applied in self._applied.values() if applied.serial == self._serial]
-                if len(current) == len(self._lines):
-                    self._confirmed(self._epoch, _sum([applied.draining for applied in current]))
+                self._confirm()
             case Counts():
                 answer = self._counts.pop(number, None)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
             case _:
                 self._log.warning("worker says what no worker says", kind=type(message).__name__)
+
+    def _confirm(self) -> None:
+        """Tell once every worker and the kernel act on the newest table, and when the counts of draining tasks change."""
+        current = [applied.draining for applied in self._applied.values() if applied.serial == self._serial]
+        if len(current) == len(self._lines) and self._kernel.serial == self._serial and self._routes is not None:
+            self._confirmed(self._epoch, _sum([*current, self._kernel.draining()]))
+
+    @property
+    def kernel(self) -> KernelPlane:
+        """The kernel's part."""
+        return self._kernel
 
     # -- listeners
 
@@ -310,6 +326,10 @@ class PlaneKeeper:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+
+
+async def _fail_with(kernel: KernelPlane) -> None:
+    raise await kernel.failed()
 
 
 def _sum(counts: list[dict[str, int]]) -> dict[str, int]:

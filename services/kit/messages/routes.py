@@ -96,6 +96,13 @@ ACK = Call(
 )
 
 
+class LatencyCounts(Value, frozen=True, kw_only=True):
+    """How long things took: the sum of all, and how many took at most each of the status's bounds, and longer than the last."""
+
+    sum_s: float = 0.0
+    counts: tuple[int, ...] = ()
+
+
 class TaskTraffic(Value, frozen=True, kw_only=True):
     """What one gateway carried to and from one task."""
 
@@ -108,6 +115,10 @@ class TaskTraffic(Value, frozen=True, kw_only=True):
     bytes_in: int = 0
     """From clients to the task, of connections that have ended."""
     bytes_out: int = 0
+    connects: LatencyCounts = LatencyCounts()
+    """Making connections to it."""
+    answers: LatencyCounts = LatencyCounts()
+    """From a whole request to the beginning of its answer, on HTTP ports."""
 
 
 class IngressStatus(Value, frozen=True, kw_only=True):
@@ -123,7 +134,12 @@ class IngressStatus(Value, frozen=True, kw_only=True):
     retried: int = 0
     closed_ports: dict[str, str] = {}
     """Published ports that are not open on this node, and why."""
+    kernel_ports: tuple[str, ...] = ()
+    """Ports whose connections to this node's tasks the kernel carries; they are counted nowhere."""
+    kernel_failure: str = ""
+    """Why it does not although ports ask for it."""
     tasks: tuple[TaskTraffic, ...] = ()
+    latency_bounds_s: tuple[float, ...] = ()
 
 
 STATUS = Call(

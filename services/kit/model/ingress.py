@@ -14,7 +14,7 @@ import msgspec
 
 from services.kit.errors import InvalidArgument, Problem
 from services.kit.model.specs import HttpConfig, IngressConfig, PortConfig, ServiceSpec
-from services.kit.model.states import BalanceAlgorithm, Protocol, ProxyVersion, PublishMode
+from services.kit.model.states import BalanceAlgorithm, DataPlane, Protocol, ProxyVersion, PublishMode
 from services.kit.model.words import boolean, choice, duration_s, refuse, size_bytes, whole
 
 LABELS = "swarmbus.ingress."
@@ -44,6 +44,7 @@ _SINGLE: Mapping[str, tuple[str, Read]] = {
     "connections-max": ("connections_max", whole),
     "proxy-to": ("proxy_to", lambda text, path: choice(ProxyVersion, text, path)),
     "tls-secret": ("tls_secret", _text),
+    "plane": ("plane", lambda text, path: choice(DataPlane, text, path)),
 }
 """Options with one value, and the fields that hold them."""
 _LISTS: Mapping[str, str] = {"address": "addresses", "node": "nodes", "proxy-from": "proxy_from", "sni": "sni"}

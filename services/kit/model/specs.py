@@ -9,6 +9,7 @@ from services.kit.model.ids import ConfigId, NetworkId, SecretId
 from services.kit.model.states import (
     Availability,
     BalanceAlgorithm,
+    DataPlane,
     DependencyCondition,
     EndpointMode,
     FailureAction,
@@ -351,6 +352,8 @@ class IngressConfig(Value, frozen=True, kw_only=True):
     """Read the port's connections as HTTP/1.1; without ``tls_secret`` ``proxy_from`` then says whose X-Forwarded headers are believed."""
     tls_secret: str = ""
     """Name of a secret with a certificate chain and its key (PEM): TLS ends at the gateways, which all get it. Its newest version counts."""
+    plane: DataPlane = DataPlane.USERLAND
+    """Whether the kernel may carry connections, unread and uncounted, with the client's address kept (TCP, needs root and nftables)."""
     sni: tuple[str, ...] = ()
     """Names that clients ask TLS for, ``*`` for any: services may share a port. Without ``tls_secret`` TLS goes through to the tasks."""
 

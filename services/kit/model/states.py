@@ -160,6 +160,15 @@ class BalanceAlgorithm(StrEnum):
     """By the client's address: the same client comes to the same task as long as that lasts."""
 
 
+class DataPlane(StrEnum):
+    """What takes a published port's connections to tasks."""
+
+    USERLAND = "userland"
+    """The gateways' own processes."""
+    NFT = "nft"
+    """The node's kernel takes them to the node's own tasks, the gateway everything else."""
+
+
 class ProxyVersion(StrEnum):
     """The header that tells a task whose connection it is."""
 

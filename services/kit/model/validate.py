@@ -42,7 +42,7 @@ from services.kit.model.specs import (
     TaskSpec,
     UpdateConfig,
 )
-from services.kit.model.states import EndpointMode, Protocol, PublishMode
+from services.kit.model.states import DataPlane, EndpointMode, Protocol, ProxyVersion, PublishMode
 
 NAME_LENGTH_MAX = 63
 FILE_NAME_LENGTH_MAX = 64
@@ -395,6 +395,8 @@ def _endpoint(problems: Problems, path: str, endpoint: EndpointSpec, labels: Map
                 "0 lets swarmbus choose",
             )
         _ingress(problems, f"{where}.ingress", port.ingress)
+        if port.ingress.plane is DataPlane.NFT and port.protocol is not Protocol.TCP:
+            problems.add(f"{where}.protocol", "the nft plane carries TCP only", port.protocol)
         if is_by_name(port.ingress) and port.protocol is not Protocol.TCP:
             problems.add(f"{where}.protocol", "HTTP and TLS are read on TCP ports only", port.protocol)
         if endpoint.mode is EndpointMode.DNSRR and port.publish_mode is PublishMode.INGRESS:
@@ -416,13 +418,30 @@ def _ingress(problems: Problems, path: str, ingress: IngressConfig) -> None:
             problems.add(f"{path}.proxy_from[{index}]", "is not a network", network, hint)
     for index, text in enumerate(ingress.nodes):
         _constraint(problems, f"{path}.nodes[{index}]", text)
+    _named(problems, path, ingress)
+
+
+def _named(problems: Problems, path: str, ingress: IngressConfig) -> None:
+    """What says who is meant, and what reads it."""
     for index, name in enumerate(ingress.sni):
         _host(problems, f"{path}.sni[{index}]", name)
     if ingress.sni and ingress.http is not None:
         hint = "name it as a host: HTTP is read behind the TLS that tls_secret ends"
         problems.add(f"{path}.sni", "does not go with http", ingress.sni[0], hint)
+    if ingress.plane is DataPlane.NFT:
+        _kernel(problems, path, ingress)
     if ingress.http is not None:
         _http(problems, f"{path}.http", ingress.http)
+
+
+def _kernel(problems: Problems, path: str, ingress: IngressConfig) -> None:
+    """The kernel reads, writes and counts nothing."""
+    hint = "leave it out, or use the userland plane"
+    for field in ("http", "tls_secret", "sni", "proxy_from", "connections_max"):
+        if getattr(ingress, field):
+            problems.add(f"{path}.{field}", "does not go with the nft plane", "", hint)
+    if ingress.proxy_to is not ProxyVersion.NONE:
+        problems.add(f"{path}.proxy_to", "does not go with the nft plane", ingress.proxy_to, hint)
 
 
 def _http(problems: Problems, path: str, http: HttpConfig) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from services.gateway.core.discovery import metrics, prometheus_targets, traefik_config
-from services.kit.messages.routes import Backend, IngressStatus, Route, TaskTraffic
+from services.kit.messages.routes import Backend, IngressStatus, LatencyCounts, Route, TaskTraffic
 from services.kit.model.ids import NodeId, ServiceId, TaskId
 from services.kit.model.states import Protocol
 
@@ -99,12 +99,26 @@ def test_numbers_are_told_by_service_port_and_task() -> None:
         open=3,
         accepted=10,
         closed_ports={"81/tcp": "in use"},
-        tasks=(TaskTraffic(task_id="a", open=3, connections=9, bytes_in=1024), TaskTraffic(task_id="gone", failures=1)),
+        tasks=(
+            TaskTraffic(
+                task_id="a", open=3, connections=9, bytes_in=1024, connects=LatencyCounts(sum_s=2.5, counts=(4, 3, 2))
+            ),
+            TaskTraffic(task_id="gone", failures=1),
+        ),
+        latency_bounds_s=(0.001, 1.0),
     )
     lines = metrics(status, [route('we"b', task("a"))]).decode().splitlines()
     assert "swarmbus_ingress_accepted_total 10" in lines
     assert 'swarmbus_ingress_closed_port{port="81/tcp"} 1' in lines
     assert 'swarmbus_ingress_task_connections_total{service="we\\"b",port="80/tcp",task="a"} 9' in lines
     assert 'swarmbus_ingress_task_failures_total{service="",port="",task="gone"} 1' in lines
+    labels = 'service="we\\"b",port="80/tcp",task="a"'
+    buckets = [
+        line.partition(" ")[2] for line in lines if line.startswith("swarmbus_ingress_task_connect_seconds_bucket")
+    ]
+    assert buckets == ["4", "7", "9"]
+    assert f'swarmbus_ingress_task_connect_seconds_bucket{{{labels},le="+Inf"}} 9' in lines
+    assert f"swarmbus_ingress_task_connect_seconds_sum{{{labels}}} 2.5" in lines
+    assert f"swarmbus_ingress_task_connect_seconds_count{{{labels}}} 9" in lines
     families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(families) == len(set(families))

@@ -18,7 +18,7 @@ from services.kit.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
-from services.kit.model.states import BalanceAlgorithm, Protocol, ProxyVersion, PublishMode
+from services.kit.model.states import BalanceAlgorithm, DataPlane, Protocol, ProxyVersion, PublishMode
 from services.kit.model.validate import service_problems
 from services.kit.state.ports import PortIndex
 
@@ -39,6 +39,7 @@ EXAMPLES = {
     "node": "node.labels.edge==yes",
     "proxy-from": "10.0.0.0/8",
     "sni": "db.example.org",
+    "plane": "nft",
     "http-head-max": "16k",
     "http-head-timeout": "5s",
 }
@@ -84,6 +85,7 @@ def test_all_options_together_are_what_they_say() -> None:
         http=HttpConfig(hosts=("shop.example.org",), paths=("/api",), head_bytes_max=16384, head_timeout_s=5),
         tls_secret="site",
         sni=("db.example.org",),
+        plane=DataPlane.NFT,
     )
 
 
@@ -132,6 +134,19 @@ def test_a_label_for_no_port_or_with_no_known_option_is_named(label: str) -> Non
 def test_mistakes_are_named(port: PortConfig, path: str) -> None:
     problems = service_problems(service("a", port).spec)
     assert [problem.path for problem in problems] == [f"endpoint.ports[0].ingress.{path}"]
+
+
+def test_the_kernel_reads_writes_and_counts_nothing() -> None:
+    ingress = IngressConfig(
+        plane=DataPlane.NFT, http=HttpConfig(), proxy_from=("10.0.0.0/8",), proxy_to=ProxyVersion.V1, connections_max=5
+    )
+    paths = {
+        problem.path.rpartition(".")[2]
+        for problem in service_problems(service("a", PortConfig(target_port=1, ingress=ingress)).spec)
+    }
+    assert paths == {"http", "proxy_from", "proxy_to", "connections_max"}
+    udp = PortConfig(target_port=1, protocol=Protocol.UDP, ingress=IngressConfig(plane=DataPlane.NFT))
+    assert [problem.path for problem in service_problems(service("a", udp).spec)] == ["endpoint.ports[0].protocol"]
 
 
 def test_http_is_read_on_tcp_only() -> None:
