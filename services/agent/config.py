@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from services.kit.lifecycle.settings import ProcessSettings
 
 
@@ -22,5 +24,12 @@ class AgentSettings(ProcessSettings, frozen=True, kw_only=True):
     """Processor share to offer; 0 means the machine's."""
     memory_bytes: int = 0
     """Memory to offer; 0 means the machine's."""
+    volume_drivers_dir: str = ""
+    """Where the programs of volume drivers are; empty means ``volume-drivers`` in the state directory."""
     describe_interval_s: float = 20.0
     """How often the node looks at itself for changes to report."""
+
+    @property
+    def volume_drivers(self) -> Path:
+        """Where the programs of volume drivers are."""
+        return Path(self.volume_drivers_dir or self.state_dir / "volume-drivers")

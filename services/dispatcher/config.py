@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from services.kit.lifecycle.settings import ProcessSettings
 
 
@@ -18,3 +20,10 @@ class DispatcherSettings(ProcessSettings, frozen=True, kw_only=True):
     """Longest wait of a read for its version."""
     drain_s: float = 1.0
     """Calls under way get this long when the process stops."""
+    volume_drivers_dir: str = ""
+    """Where the programs of volume drivers are; empty means ``volume-drivers`` in the state directory."""
+
+    @property
+    def volume_drivers(self) -> Path:
+        """Where the programs of volume drivers are."""
+        return Path(self.volume_drivers_dir or self.state_dir / "volume-drivers")

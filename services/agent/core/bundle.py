@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+
+import msgspec
 
 from services.agent.core.ports import PortNeed, port_needs
 from services.agent.core.resources import DeviceMap, dealt_devices
 from services.agent.core.templates import PayloadScope, Scope, expand, render_payload
 from services.kit.model.ids import NodeId, TaskId
 from services.kit.model.objects import Config, Network, Secret, SpecVersion, Task
-from services.kit.model.specs import ConfigSpec, ContainerSpec, FileTarget, Platform, SecretSpec
+from services.kit.model.specs import ConfigSpec, ContainerSpec, FileTarget, Mount, Platform, SecretSpec
+from services.kit.model.states import MountType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +98,13 @@ def make_bundle(
     *,
     secrets: tuple[Secret, ...] = (),
     configs: tuple[Config, ...] = (),
+    volume_paths: Mapping[str, str] = MappingProxyType({}),
     networks: tuple[Network, ...] = (),
 ) -> TaskBundle:
-    """Fill in the templates and put everything together; raises TemplateError."""
+    """Fill in the templates and put everything together; raises TemplateError.
+
+    ``volume_paths`` says where the task's cluster volumes are on this node, by the target of their mounts; drivers see them as bind mounts.
+    """
     name = display_name(task, spec)
     scope = Scope(
         task_id=task.id,
@@ -109,7 +118,7 @@ def make_bundle(
         node_platform=node.platform,
         port_names=frozenset(port.name for port in spec.endpoint.ports if port.name),
     )
-    container = expand(spec.task.container, scope)
+    container = _with_volumes(expand(spec.task.container, scope), volume_paths)
     return TaskBundle(
         task=task,
         spec=spec,
@@ -121,6 +130,18 @@ def make_bundle(
         devices=dealt_devices(task.generic, node.devices),
         payloads=_payloads(container, scope, secrets, configs),
     )
+
+
+def _with_volumes(container: ContainerSpec, paths: Mapping[str, str]) -> ContainerSpec:
+    if not paths:
+        return container
+    mounts = tuple(
+        Mount(type=MountType.BIND, source=paths[mount.target], target=mount.target, read_only=mount.read_only)
+        if mount.type is MountType.CLUSTER and mount.target in paths
+        else mount
+        for mount in container.mounts
+    )
+    return msgspec.structs.replace(container, mounts=mounts)
 
 
 def _attachments(task: Task, spec: SpecVersion, networks: tuple[Network, ...]) -> tuple[Attachment, ...]:

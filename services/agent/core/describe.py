@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services.kit.errors import InvalidArgument, Problem
 from services.kit.model.objects import EngineDescription, NodeDescription
 from services.kit.model.specs import GenericResource, Platform, Resources
+from services.kit.model.volumes import VolumeDriverNode
 
 ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64", "i386": "i686"}
 
@@ -39,7 +40,10 @@ def platform_of(machine: MachineFacts) -> Platform:
 
 
 def describe_node(
-    machine: MachineFacts, generic: tuple[GenericResource, ...], drivers: Mapping[str, DriverFacts]
+    machine: MachineFacts,
+    generic: tuple[GenericResource, ...],
+    drivers: Mapping[str, DriverFacts],
+    volume_drivers: tuple[VolumeDriverNode, ...] = (),
 ) -> NodeDescription:
     """Return the description; ``drivers`` are the healthy ones by name. The same facts give an equal description."""
     ordered = sorted(drivers.items())
@@ -55,6 +59,7 @@ def describe_node(
         engine=engines[0] if engines else EngineDescription(),
         drivers=tuple(name for name, _ in ordered),
         unenforced=tuple(f"{name}.{limit}" for name, facts in ordered for limit in sorted(facts.unenforced)),
+        volume_drivers=volume_drivers,
     )
 
 

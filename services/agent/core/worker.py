@@ -10,18 +10,18 @@ earlier waits (``MissingDependency``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from services.agent.core.bundle import NodeFacts, TaskBundle, make_bundle
 from services.kit.errors import Unavailable
 from services.kit.messages.session import Assignments
-from services.kit.model.ids import SpecVersionId, TaskId, spec_version_id
+from services.kit.model.ids import SpecVersionId, TaskId, VolumeId, spec_version_id
 from services.kit.model.objects import Config, Network, Secret, SpecVersion, Task
 
 
 class MissingDependency(Unavailable):
-    """A secret or config of the task has not come yet."""
+    """A secret, config or volume of the task has not come yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,28 @@ class Worker:
             del self._specs[unused]
         return actions
 
-    def bundle(self, task: Task, spec: SpecVersion, node: NodeFacts, *, partial: bool = False) -> TaskBundle:
-        """Put a task together with what it needs; raises TemplateError, and MissingDependency unless a ``partial`` one, without files, will do."""
+    def secret_data(self) -> Mapping[str, bytes]:
+        """Return the data of every secret that was given to this node, by id."""
+        return {secret_id: secret.spec.data for secret_id, secret in self._secrets.items()}
+
+    def bundle(
+        self,
+        task: Task,
+        spec: SpecVersion,
+        node: NodeFacts,
+        *,
+        volume_path: Callable[[VolumeId], str] = lambda _: "",
+        partial: bool = False,
+    ) -> TaskBundle:
+        """Put a task together with what it needs; raises TemplateError, and MissingDependency unless a ``partial`` one, without files, will do.
+
+        ``volume_path`` says where a cluster volume is on this node; empty while it is not here.
+        """
         container = spec.task.container
         missing = [f"secret {r.secret_name}" for r in container.secrets if r.secret_id not in self._secrets]
         missing += [f"config {r.config_name}" for r in container.configs if r.config_id not in self._configs]
+        paths = {use.target: volume_path(use.volume_id) for use in task.volumes}
+        missing += [f"volume {use.source}" for use in task.volumes if not paths[use.target]]
         targets = [attachment.target for attachment in spec.task.networks]
         missing += [f"network {target}" for target in targets if target not in self._networks]
         if missing and partial:
@@ -123,6 +140,7 @@ class Worker:
             node,
             secrets=tuple(self._secrets[r.secret_id] for r in container.secrets),
             configs=tuple(self._configs[r.config_id] for r in container.configs),
+            volume_paths=paths,
             networks=tuple(self._networks[target] for target in targets),
         )
 

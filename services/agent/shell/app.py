@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from services.agent.config import AgentSettings
 from services.agent.core.bundle import NodeFacts
@@ -18,9 +19,11 @@ from services.agent.shell.machine import read_machine
 from services.agent.shell.outbox import Outbox
 from services.agent.shell.session import Session
 from services.agent.shell.tasks import Tasks
+from services.agent.shell.volumes import Volumes
 from services.kit.bus.ports import parse_address
 from services.kit.bus.session import ManagerLink
 from services.kit.lifecycle.app import ReadyLater, Runtime
+from services.kit.model.ids import VolumeId
 from services.kit.model.objects import NodeDescription
 from services.kit.runtime.log import Log
 from services.kit.runtime.tasks import TaskOwner
@@ -41,6 +44,15 @@ class AgentApp(ReadyLater):
         self._credentials = Credentials()
         self._drivers = Drivers(self._driver_context())
         self._database = TaskDatabase(settings.state_dir / "worker")
+        self._volumes = Volumes(
+            clock=runtime.clock,
+            owner=self._owner,
+            drivers_dir=settings.volume_drivers,
+            directory=settings.state_dir / "worker" / "cluster-volumes",
+            node_id=runtime.node.facts.node_id,
+            used=self._used_volumes,
+            secrets=self._secret_data,
+        )
         self._tasks = Tasks(
             clock=runtime.clock,
             owner=self._owner,
@@ -49,11 +61,14 @@ class AgentApp(ReadyLater):
             node=self._node_facts(),
             outbox=outbox,
             health=Health(runtime.clock, self._address()),
+            volume_path=self._volumes.path,
+            on_forget=self._volumes.look,
         )
         self._session = Session(
             runtime=runtime,
             link=self._link,
             tasks=self._tasks,
+            volumes=self._volumes,
             outbox=outbox,
             credentials=self._credentials,
             describe=self.describe_node,
@@ -67,11 +82,14 @@ class AgentApp(ReadyLater):
 
     def describe_node(self) -> NodeDescription:
         """Say what this node is and can do, as of now."""
-        return describe_node(read_machine(self._settings), self._generic, self._drivers.facts())
+        machine = read_machine(self._settings)
+        return describe_node(machine, self._generic, self._drivers.facts(), self._volumes.drivers)
 
     async def start(self) -> None:
         """Load the drivers and adopt every task that was here before."""
         await self._drivers.load_named(self._settings.drivers)
+        await self._volumes.look_at_drivers()
+        self._volumes.adopt()
         await self._tasks.adopt(self._database.load())
 
     async def serve(self) -> None:
@@ -80,6 +98,7 @@ class AgentApp(ReadyLater):
             self._owner.spawn("session", self._session.run()),
             self._owner.spawn("facts", self._follow_facts()),
             self._owner.spawn("drivers", self._follow_drivers()),
+            self._owner.spawn("volumes", self._volumes.run()),
             self._owner.spawn("describe", self._look_at_node()),
         ]
         try:
@@ -118,7 +137,14 @@ class AgentApp(ReadyLater):
         """Notice changes of the machine that nothing announces."""
         while True:
             await asyncio.sleep(self._settings.describe_interval_s)
+            await self._volumes.look_at_drivers()
             self._session.look_again()
+
+    def _used_volumes(self) -> set[VolumeId]:
+        return self._tasks.used_volumes()
+
+    def _secret_data(self) -> Mapping[str, bytes]:
+        return self._tasks.secret_data()
 
     def _node_facts(self) -> NodeFacts:
         machine = read_machine(self._settings)

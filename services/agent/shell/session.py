@@ -19,6 +19,7 @@ from services.agent.shell.execs import Execs
 from services.agent.shell.logs import Logs
 from services.agent.shell.outbox import Outbox
 from services.agent.shell.tasks import Tasks
+from services.agent.shell.volumes import Volumes
 from services.kit.bus.api import Connection
 from services.kit.bus.session import ManagerLink
 from services.kit.errors import (
@@ -55,6 +56,7 @@ class Session:
         runtime: Runtime,
         link: ManagerLink,
         tasks: Tasks,
+        volumes: Volumes,
         outbox: Outbox,
         credentials: Credentials,
         describe: Callable[[], NodeDescription],
@@ -63,6 +65,7 @@ class Session:
         self._runtime = runtime
         self._link = link
         self._tasks = tasks
+        self._volumes = volumes
         self._outbox = outbox
         self._credentials = credentials
         self._describe = describe
@@ -235,6 +238,7 @@ class _Live:
                         owner=self._owner,
                     )
                     self._owner.spawn("reports", self._guard(partial(self._report, registered)))
+                    self._owner.spawn("volumes", self._guard(partial(self._report_volumes, registered)))
                     self._post(talk.Registered(registered))
                     session._log.info("session registered", session=registered, manager=connection.peer.node_id)
                 await self._take(message)
@@ -263,7 +267,9 @@ class _Live:
         async with self._connection.open(messages.ASSIGNMENTS, request) as stream:
             async for message in stream:
                 gap = self._session._tasks.apply(message)
-                if gap is not None:
+                if gap is None:
+                    self._session._volumes.apply(message)
+                else:
                     self._session._log.warning("assignments have a gap", reason=gap)
                     self._post(talk.Gap())
                     return
@@ -285,6 +291,17 @@ class _Live:
             request = messages.UpdateTaskStatus(session_id=session_id, updates=batch)
             await self._connection.call(messages.UPDATE_STATUS, request, timeout_s=REPORT_TIMEOUT_S)
             reports.acknowledged(session._now())
+
+    async def _report_volumes(self, session_id: SessionId) -> None:
+        """Say which volumes were taken down, until it was acknowledged."""
+        assert self._connection is not None, "a registered session has a connection"
+        volumes = self._session._volumes
+        while True:
+            while not (down := volumes.reports()):
+                await volumes.news.wait()
+            request = messages.UpdateVolumes(session_id=session_id, unpublished=down)
+            await self._connection.call(messages.UPDATE_VOLUMES, request, timeout_s=REPORT_TIMEOUT_S)
+            volumes.acknowledged(down)
 
     async def _until_due(self) -> None:
         now, outbox = self._session._now, self._session._outbox

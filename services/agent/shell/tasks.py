@@ -10,6 +10,7 @@ import asyncio
 import errno
 import sqlite3
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.agent.core import task as life
@@ -39,7 +40,7 @@ from services.agent.shell.health import Health
 from services.agent.shell.outbox import Outbox
 from services.kit.errors import SwarmError
 from services.kit.messages.session import Assignments
-from services.kit.model.ids import TaskId
+from services.kit.model.ids import TaskId, VolumeId
 from services.kit.model.objects import SpecVersion, Task, TaskStatus
 from services.kit.model.specs import ContainerSpec
 from services.kit.model.states import TaskState
@@ -80,7 +81,10 @@ class Tasks:
         node: NodeFacts,
         outbox: Outbox,
         health: Health,
+        volume_path: Callable[[VolumeId], str] = lambda _: "",
+        on_forget: Callable[[], None] = lambda: None,
     ) -> None:
+        """``volume_path`` says where a cluster volume is on this node; ``on_forget`` is told when tasks end or go."""
         self._clock = clock
         self._owner = owner
         self._drivers = drivers
@@ -88,6 +92,8 @@ class Tasks:
         self._node = node
         self._outbox = outbox
         self._health = health
+        self._volume_path = volume_path
+        self._on_forget = on_forget
         self._log = Log("tasks")
         self._worker = Worker()
         self._entries: dict[TaskId, _Entry] = {}
@@ -152,6 +158,19 @@ class Tasks:
     def statuses(self) -> list[tuple[TaskId, TaskStatus]]:
         """Return the newest kept status of every task that is assigned here."""
         return [(task_id, entry.kept) for task_id, entry in self._entries.items() if task_id in self._worker]
+
+    def used_volumes(self) -> set[VolumeId]:
+        """Return the cluster volumes of tasks that have not ended."""
+        return {
+            use.volume_id
+            for entry in self._entries.values()
+            if entry.task.volumes and not entry.machine.status.state.terminal
+            for use in entry.task.volumes
+        }
+
+    def secret_data(self) -> Mapping[str, bytes]:
+        """Return the data of every secret that was given to this node, by id."""
+        return self._worker.secret_data()
 
     def find(self, task_id: TaskId) -> tuple[Task, TaskState] | None:
         """Return a task and its observed state."""
@@ -253,6 +272,8 @@ class Tasks:
                     entry.verb = self._owner.spawn(f"{verb} {entry.task.id}", self._run(entry, verb, cancelled))
                 case life.Report(status, handle):
                     self._changed[entry.task.id] = StatusWrite(entry.task.id, status, handle)
+                    if entry.task.volumes and status.state.terminal:
+                        self._on_forget()
                     self._dirty.set()
                     self._log.debug(
                         "task moved",
@@ -280,6 +301,8 @@ class Tasks:
         if left_behind:
             self._log.error("task left behind", task=entry.task.id, reason=left_behind)
         del self._entries[entry.task.id]
+        if entry.task.volumes:
+            self._on_forget()
         self._changed.pop(entry.task.id, None)
         returned = self._returned.pop(entry.task.id, None)
         if returned is None:
@@ -374,7 +397,9 @@ class Tasks:
     async def _controller(self, entry: _Entry, *, partial: bool) -> Controller:
         if entry.controller is None:
             driver = self._drivers.find(entry.spec.task.driver)
-            bundle = self._worker.bundle(entry.task, entry.spec, self._node, partial=partial)
+            bundle = self._worker.bundle(
+                entry.task, entry.spec, self._node, volume_path=self._volume_path, partial=partial
+            )
             entry.controller = await driver.controller(bundle, entry.machine.handle)
             if isinstance(entry.controller, SupportsProgress):
                 entry.controller.on_progress(lambda message: self._step(entry, life.Progress(message)))

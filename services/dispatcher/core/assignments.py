@@ -1,8 +1,9 @@
 """What one node must run: a full set first, then changes. One machine a stream.
 
 Fed with what the store applied (never with what is only under way), asked for messages with ``take``. Pushed are new assignments and
-changes of desired state or template; statuses are the node's own news. Secrets, configs and networks travel before the first task
-that uses them and are taken back with the last one. What must stay true: messages are numbered without gaps, and the parts of a full set
+changes of desired state or template; statuses are the node's own news. Secrets, configs and networks travel before the first task that uses
+them and are taken back with the last one; volumes travel when they are published here, and are taken back until the node has said
+that it took them down. What must stay true: messages are numbered without gaps, and the parts of a full set
 say that more follows, so that a node with many tasks takes none of them for gone.
 """
 
@@ -11,11 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from services.kit.messages.session import AssignedTask, Assignments
-from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
-from services.kit.model.objects import SpecVersion, Task
+from services.kit.messages.session import AssignedTask, AssignedVolume, Assignments
+from services.kit.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, VolumeId
+from services.kit.model.objects import SpecVersion, Task, Volume
 from services.kit.model.states import TaskState
 from services.kit.model.value import Value
+from services.kit.model.volumes import PublicationState
 from services.kit.state.state import Event
 from services.kit.state.view import View
 
@@ -64,6 +66,10 @@ class AssignmentBook:
         self._templates: Counter[tuple[ServiceId, int]] = Counter()
         self._secrets = _Uses()
         self._configs = _Uses()
+        self._volumes: dict[VolumeId, tuple[str, ...]] = {}
+        """Volumes that the node was given, with the secrets of each."""
+        self._moved: dict[VolumeId, None] = {}
+        """Volumes to look at again."""
         self._networks = _Uses()
         self._number = 0
         self._is_whole = False
@@ -71,11 +77,12 @@ class AssignmentBook:
         for task in view.tasks_of_node(node).values():
             if task.status.state >= TaskState.ASSIGNED:
                 self._changed[task.id] = shown(task)
+        self._moved.update((volume.id, None) for volume in view.volumes.values() if _state_on(volume, node) is not None)
 
     @property
     def has_news(self) -> bool:
         """Tell whether ``take`` would return anything."""
-        return self._number == 0 or bool(self._changed)
+        return self._number == 0 or bool(self._changed) or bool(self._moved)
 
     def notice(self, event: Event) -> bool:
         """Take a change of a task; True when the node must hear of it."""
@@ -93,6 +100,16 @@ class AssignmentBook:
             self._changed[old.id] = None
         else:
             del self._changed[old.id]
+        return True
+
+    def notice_volume(self, event: Event) -> bool:
+        """Take a change of a volume; True when the node must hear of it."""
+        old, new = event.old, event.new
+        before = _state_on(old, self.node) if isinstance(old, Volume) else None
+        after = _state_on(new, self.node) if isinstance(new, Volume) else None
+        if before is after:
+            return False
+        self._moved[VolumeId(event.object.id)] = None
         return True
 
     def take(self, view: View) -> Assignments | None:
@@ -114,6 +131,7 @@ class AssignmentBook:
                 specs.append(spec)
             self._remember(task, spec)
             tasks.append(AssignedTask(task=task))
+        volumes, removed_volumes = self._take_volumes(view)
         secrets, removed_secrets = self._secrets.news()
         configs, removed_configs = self._configs.news()
         more_follows = not self._is_whole and bool(self._changed)
@@ -131,9 +149,27 @@ class AssignmentBook:
             removed_secrets=removed_secrets,
             configs=tuple(c for each in configs if (c := view.configs.get(ConfigId(each))) is not None),
             removed_configs=removed_configs,
+            volumes=volumes,
+            removed_volumes=removed_volumes,
             networks=tuple(n for each in networks if (n := view.networks.get(NetworkId(each))) is not None),
             removed_networks=removed_networks,
         )
+
+    def _take_volumes(self, view: View) -> tuple[tuple[AssignedVolume, ...], tuple[VolumeId, ...]]:
+        given: list[AssignedVolume] = []
+        removed: list[VolumeId] = []
+        for volume_id in self._moved:
+            volume = view.volumes.get(volume_id)
+            self._secrets.add(self._volumes.pop(volume_id, ()), -1)
+            state = None if volume is None else _state_on(volume, self.node)
+            if volume is not None and state is PublicationState.PUBLISHED:
+                given.append(_assigned(volume, self.node))
+                self._volumes[volume_id] = secrets = tuple(secret.secret_id for secret in volume.spec.secrets)
+                self._secrets.add(secrets, 1)
+            elif state is not PublicationState.PENDING_PUBLISH:
+                removed.append(volume_id)
+        self._moved.clear()
+        return tuple(given), tuple(removed)
 
     def _remember(self, task: Task, spec: SpecVersion | None) -> None:
         sent = _Sent(task=task)
@@ -158,6 +194,25 @@ class AssignmentBook:
             self._secrets.add(sent.secrets, -1)
             self._configs.add(sent.configs, -1)
             self._networks.add(sent.networks, -1)
+
+
+def _state_on(volume: Volume, node: NodeId) -> PublicationState | None:
+    return next((each.state for each in volume.publications if each.node_id == node), None)
+
+
+def _assigned(volume: Volume, node: NodeId) -> AssignedVolume:
+    assert volume.info is not None, "only what was made is published"
+    context = next(each.context for each in volume.publications if each.node_id == node)
+    return AssignedVolume(
+        id=volume.id,
+        driver=volume.spec.driver.name,
+        driver_options=volume.spec.driver.options,
+        volume_id=volume.info.volume_id,
+        access_mode=volume.spec.access_mode,
+        volume_context=volume.info.context,
+        publish_context=context,
+        secrets=volume.spec.secrets,
+    )
 
 
 def _differs(sent: _Sent, new: Task) -> bool:

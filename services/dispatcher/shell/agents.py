@@ -23,6 +23,7 @@ from services.kit.messages.session import (
     SessionMessage,
     SessionRequest,
     UpdateTaskStatus,
+    UpdateVolumes,
 )
 from services.kit.model.ids import NodeId, SessionId
 from services.kit.model.objects import ManagerPeer, Node, Task
@@ -153,6 +154,12 @@ class AgentLines:
         self._term.sessions.check_session(node, request.session_id)
         await self._term.report(node, request.updates)
 
+    async def took_down(self, caller: Caller, request: UpdateVolumes) -> None:
+        """Take a node's word that it has taken volumes down; return when it is stored."""
+        node = NodeId(caller.node_id)
+        self._term.sessions.check_session(node, request.session_id)
+        await self._term.volumes.unpublished(node, request.unpublished)
+
     # -- what comes in
 
     def absorb(self, events: Sequence[Event]) -> None:
@@ -160,6 +167,8 @@ class AgentLines:
         for event in events:
             if event.table is Table.TASK:
                 self._notice_task(event)
+            elif event.table is Table.VOLUME:
+                self._notice_volume(event)
             elif event.table is Table.NODE:
                 line = self._sessions.get(NodeId(event.object.id))
                 if line is not None:
@@ -208,6 +217,12 @@ class AgentLines:
         for node in sorted(nodes):
             for bell, book in self._books.get(node, {}).items():
                 if book.notice(event):
+                    bell.ring()
+
+    def _notice_volume(self, event: Event) -> None:
+        for books in self._books.values():
+            for bell, book in books.items():
+                if book.notice_volume(event):
                     bell.ring()
 
     def _end(self, node: NodeId, why: SwarmError) -> None:

@@ -69,6 +69,7 @@ class DispatcherApp:
         table.on_call(session.HEARTBEAT, self._heartbeat)
         table.on_feed(session.ASSIGNMENTS, self._assignments)
         table.on_call(session.UPDATE_STATUS, self._update_status)
+        table.on_call(session.UPDATE_VOLUMES, self._update_volumes)
         table.on_feed(routes.WATCH, self._watch_routes)
         table.on_call(routes.ACK, self._ack_routes)
         table.on_feed(logs.SUBSCRIBE, self._subscribe_logs)
@@ -174,6 +175,10 @@ class DispatcherApp:
 
     async def _update_status(self, context: Context, request: session.UpdateTaskStatus) -> Empty:
         await self._open_term().agents.report(context.caller, request)
+        return Empty()
+
+    async def _update_volumes(self, context: Context, request: session.UpdateVolumes) -> Empty:
+        await self._open_term().agents.took_down(context.caller, request)
         return Empty()
 
     async def _watch_routes(self, context: Context, request: routes.WatchRoutes) -> AsyncIterator[routes.RouteTable]:

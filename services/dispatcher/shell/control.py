@@ -13,6 +13,7 @@ from services.dispatcher.shell.inquiry import Inquiry
 from services.dispatcher.shell.networks import Networks
 from services.dispatcher.shell.payloads import Payloads
 from services.dispatcher.shell.reads import Reads
+from services.dispatcher.shell.volumes import VolumeRequests
 from services.dispatcher.shell.watches import Watches
 from services.kit.bus.api import Caller, Context
 from services.kit.bus.rpc import Table
@@ -76,6 +77,7 @@ class Control:
         table.on_call(control.REMOVE_TASK, self._remove_task)
         table.on_feed(control.WATCH, self._watch)
         Payloads(self._runtime, self._state, self._readable, self._change).serve(table)
+        VolumeRequests(self._runtime, self._state, self._readable, self._change).serve(table)
         Backup(self._runtime.clock, self._state, self._readable, self._change).serve(table)
         Networks(self._runtime, self._state, self._readable, self._change).serve(table)
         Inquiry(self._runtime.clock, self._state, self._readable, self._watches).serve(table)

@@ -29,6 +29,7 @@ from services.dispatcher.shell.gateways import RouteLines
 from services.dispatcher.shell.log_lines import LogLines
 from services.dispatcher.shell.members import Members
 from services.dispatcher.shell.reads import Reads
+from services.dispatcher.shell.volumes import VolumeWork
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.lifecycle.app import Runtime
 from services.kit.messages.routes import AckRoutes, RouteTable, WatchRoutes
@@ -83,6 +84,7 @@ class Term:
         self.routes = RouteLines(RouteBook(state), settings.routes_interval_s)
         self.logs = LogLines(self)
         self.conversations = ConversationLines(self)
+        self.volumes = VolumeWork(self, settings.volume_drivers)
         self.members = Members(local(runtime.bus, settings.socket("raft")), self.roles, state, node_id)
         nodes = [node.id for node in state.nodes.values() if node.status.state is not NodeState.DOWN]
         self.draining = Draining(nodes, self.runtime.clock.wall())
@@ -99,6 +101,7 @@ class Term:
         self.members_seen()
         self._tasks.spawn("passes", self._passes())
         self._tasks.spawn("members", self.members.run())
+        self._tasks.spawn("volumes", self._work_on_volumes())
         failed = self._tasks.spawn("failed", self._tasks.failed())
         await asyncio.wait((failed, self._failure), return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
@@ -119,6 +122,7 @@ class Term:
         for waiters in (*self._task_waiters.values(), *self._node_waiters.values()):
             for ticket in waiters:
                 ticket.fail(why)
+        await self.volumes.close()
         await self._tasks.close()
 
     # -- what comes in
@@ -142,6 +146,7 @@ class Term:
             self.routes.book.notice(self.state, event)
         self.agents.absorb(batch.events)
         self.logs.absorb(batch.events)
+        self.volumes.absorb(batch.events)
         self._wake.set()
 
     def members_seen(self) -> None:
@@ -238,6 +243,10 @@ class Term:
             self.agents.expired(node)
             self.draining.forget(node)
             self.left(node)
+
+    async def _work_on_volumes(self) -> None:
+        self.volumes.begin()
+        raise await self.volumes.failed()
 
     def left(self, node: NodeId) -> None:
         """A node has no session any more."""

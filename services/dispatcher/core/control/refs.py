@@ -8,14 +8,14 @@ from typing import TypeVar, cast
 
 from services.kit.errors import FailedPrecondition, NotFound
 from services.kit.model.ids import NodeId, ServiceId, TaskId
-from services.kit.model.objects import Cluster, Config, Network, Node, Secret, Service, Task
+from services.kit.model.objects import Cluster, Config, Network, Node, Secret, Service, Task, Volume
 from services.kit.model.states import TaskState
 from services.kit.state.view import View
 
 PREFIX_MIN = 1
 SHOWN_MAX = 5
 
-ThingT = TypeVar("ThingT", Node, Service, Task, Secret, Config, Network)
+ThingT = TypeVar("ThingT", Node, Service, Task, Secret, Config, Network, Volume)
 KeyT = TypeVar("KeyT", bound=str)
 
 

@@ -16,6 +16,7 @@ from services.dispatcher.core.loops.restart import Restart
 from services.dispatcher.core.loops.specs import SpecVersions
 from services.dispatcher.core.loops.update import Update
 from services.dispatcher.core.loops.versions import PayloadVersions
+from services.dispatcher.core.loops.volumes import Volumes
 from services.dispatcher.core.picture import Loop
 from services.dispatcher.core.scheduling.scheduler import Scheduler
 from services.dispatcher.core.tasks import NewId
@@ -38,6 +39,7 @@ def all_loops(new_id: NewId, first: tuple[Loop, ...] = ()) -> tuple[Loop, ...]:
         Update(new_id),  # after the orchestrators: slots that are given up are not updated
         Rebalance(new_id, scheduler),  # after it as well: what is updated is not moved
         scheduler,  # places what the loops above made, in the same write
+        Volumes(new_id),  # publishes what tasks were given with their nodes
         Reap(),  # deletes what the loops above gave up and no node holds
         SpecVersions(),  # after the tasks that referred to them
         PayloadVersions(),  # after the templates that did
