@@ -63,6 +63,7 @@ GROUPS = (
     Group(name="secret", summary="what tasks must know and others must not", module="services.cli.verbs.secret"),
     Group(name="config", summary="files that tasks read", module="services.cli.verbs.config"),
     Group(name="network", summary="networks that services are on", module="services.cli.verbs.network"),
+    Group(name="volume", summary="storage that follows tasks", module="services.cli.verbs.volume"),
     Group(name="stack", summary="services from a Compose file", module="services.cli.verbs.stack"),
     Group(name="exec", summary="run a command inside a task", module="services.cli.verbs.exec"),
     Group(name="attach", summary="talk to a task's own process", module="services.cli.verbs.attach"),

@@ -20,6 +20,7 @@ from services.client.payloads import Configs, Secrets
 from services.client.services import Services
 from services.client.socket import control_socket
 from services.client.tasks import Tasks
+from services.client.volumes import Volumes
 from services.kit.bus.api import Bus
 from services.kit.messages import control, inquiry, logs
 from services.kit.messages.logs import LogBatch, LogLine, LogOptions, LogSelector
@@ -54,6 +55,7 @@ class Client:
     secrets: Secrets
     configs: Configs
     inside: Inside
+    volumes: Volumes
     networks: Networks
 
     def __init__(
@@ -82,6 +84,7 @@ class Client:
         self.secrets = Secrets(self._line)
         self.configs = Configs(self._line)
         self.inside = Inside(self._line)
+        self.volumes = Volumes(self._line)
         self.networks = Networks(self._line)
 
     @property
