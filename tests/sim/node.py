@@ -1,17 +1,18 @@
 """One simulated machine: its supervisor's part, its processes, its clock and its disk.
 
 Made by the world. The supervisor here does what the real one does for a node that has its identity: starts what belongs to the role,
-starts again what has ended, spreads what the agent learns of the managers.
+starts again what has ended, spreads what the agent learns of the managers, fetches a certificate of another role when the swarm wants one
+and starts or stops the manager half with it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from msgspec.structs import replace
 
 from services.agent.config import AgentSettings
 from services.agent.shell.app import AgentApp
@@ -21,8 +22,12 @@ from services.dispatcher.config import DispatcherSettings
 from services.dispatcher.shell.app import DispatcherApp
 from services.gateway.config import GatewaySettings
 from services.gateway.shell.app import GatewayApp
-from services.kit.bus.api import Caller
+from services.kit.bus.api import Caller, RemoteAddress
+from services.kit.bus.memory import MemoryBus
+from services.kit.bus.ports import parse_address
+from services.kit.errors import NotFound, PermissionDenied, SwarmError
 from services.kit.lifecycle.app import App, Runtime
+from services.kit.messages import identity
 from services.kit.messages.method import MANAGER, WORKER
 from services.kit.messages.supervise import Facts
 from services.kit.model.ids import NodeId, TaskId
@@ -48,6 +53,9 @@ PROCESSES = {
     Role.MANAGER: ("raft", "ca", "dispatcher", "gateway", "agent"),
     Role.WORKER: ("gateway", "agent"),
 }
+MANAGER_HALF = ("dispatcher", "ca", "raft")
+"""In the order in which they stop when a manager becomes a worker."""
+RENEW_AGAIN_S = 0.5
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 2.0
 
@@ -78,6 +86,10 @@ class SimNode:
         self.sends_to: frozenset[TaskId] = frozenset()
         """Tasks to which this node's data plane sends new connections."""
         self._facts: Facts | None = None
+        self._serial = 1
+        self._wanted: Role | None = None
+        """The role that the swarm observes; another one than ours is fetched with a fresh certificate."""
+        self._is_renewing = False
         self._failures: dict[str, int] = {}
 
     # -- identity
@@ -112,6 +124,69 @@ class SimNode:
             self.managers = managers
             self._tell()
 
+    def hear_role(self, role: Role | None) -> None:
+        """Take what the swarm says of this node."""
+        self._wanted = role or self._wanted
+        if self._wanted not in {None, self.role} and not self._is_renewing:
+            self._is_renewing = True
+            self.world.spawn(self._renew())
+
+    async def _renew(self) -> None:
+        """Ask one manager after the other for a certificate of the wanted role, until there is one or the swarm does not know us."""
+        try:
+            while self._wanted not in {None, self.role} and not self.removed:
+                for peer in self.facts.managers:
+                    if self.up and await self._ask_for_certificate(peer):
+                        break
+                await asyncio.sleep(RENEW_AGAIN_S)
+        finally:
+            self._is_renewing = False
+
+    async def _ask_for_certificate(self, peer: ManagerPeer) -> bool:
+        bus = MemoryBus(self.world.network, self.caller, host=self.name, process="supervisor")
+        host, port = parse_address(peer.addr)
+        try:
+            connection = await bus.dial(RemoteAddress(host=host, port=port, certificate=peer.certificate))
+            issued = await connection.call(identity.RENEW, identity.RenewRequest(remote_addr=self.remote_addr))
+        except (NotFound, PermissionDenied) as error:
+            self.world.trace.note(self.name, f"is given no certificate any more: {error}")
+            if "not a manager" not in str(error):
+                self.leave()
+            return False
+        except SwarmError as error:
+            self.world.trace.note(self.name, f"certificate not renewed: {error}")
+            return False
+        finally:
+            await bus.close()
+        self._serial += 1
+        self.certificate = issued.certificate
+        self.world.trace.note(self.name, f"has a certificate as {issued.role.value}")
+        await self._become(issued.role)
+        return True
+
+    async def _become(self, role: Role) -> None:
+        before, self.role = self.role, role
+        for process in self._living():
+            process.bus.identity = self.caller
+        self._tell()
+        if role is before:
+            return
+        if role is Role.WORKER:
+            for name in MANAGER_HALF:
+                if name in self.processes:
+                    await self.processes.pop(name).stop()
+            self._clear_store()
+        elif self.up:
+            for name in reversed(MANAGER_HALF):
+                self.start(name)
+
+    def _clear_store(self) -> None:
+        """A node that is no manager any more has no vote to remember."""
+        self.disk.kill()
+        self.disk.synced.clear()
+        self.disk.pending.clear()
+        shutil.rmtree(self.directory / "raft", ignore_errors=True)
+
     def _tell(self) -> None:
         mine = (self.peer,) if self.role is Role.MANAGER else ()
         others = tuple(peer for peer in self.managers if peer.node_id != self.node_id)
@@ -120,21 +195,23 @@ class SimNode:
             cluster_id=CLUSTER,
             role=self.role,
             certificates_dir=str(self.directory / "certificates"),
-            identity_serial=1,
+            identity_serial=self._serial,
             remote_addr=self.remote_addr,
             managers=mine + others,
         )
-        self._facts = facts if self._facts is None else replace(self._facts, managers=facts.managers)
+        self._facts = facts
         self.facts_changed.announce()
 
     # -- life
 
     def power_on(self) -> None:
         """Start the machine and what belongs to its role."""
-        if self.up or self.removed:
+        if self.up or self.removed or self._facts is None:
             return
         self.up = True
         self.world.trace.note(self.name, "starts")
+        if self.role is Role.WORKER:
+            self._clear_store()  # a demotion may have been cut short
         for name in PROCESSES[self.role]:
             self.start(name)
 

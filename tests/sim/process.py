@@ -63,6 +63,7 @@ class Line:
 
     async def report_node(self, report: NodeReport) -> None:
         """Take what the swarm wants of this node."""
+        self._node.hear_role(report.role)
 
     async def report_ready(self) -> None:
         """The process serves."""

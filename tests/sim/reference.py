@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.kit.model.ids import NodeId
 from services.kit.state.state import Event, State
 from services.kit.state.transaction import Transaction
-from services.raft.core.commands import transactions_of
+from services.raft.core.commands import membership_of, transactions_of
 from services.raft.core.entries import Entry
+from services.raft.core.members import ChangeKind
 from tests.sim.promise import Broken
 
 
@@ -42,6 +44,9 @@ class Reference:
         self.index = 0
         self.first = 0
         """Index of the first known entry."""
+        self.members: set[NodeId] = set()
+        self.expelled: dict[NodeId, int] = {}
+        """Who was removed from the members and is none since, with the term of that entry."""
 
     def take(self, who: str, entry: Entry) -> None:
         """A member applies an entry."""
@@ -57,6 +62,7 @@ class Reference:
         self.entries[entry.index] = entry.command
         self.index = entry.index
         self.first = self.first or entry.index
+        self._count_members(entry)
         for transaction in transactions_of(entry.command):
             before = self._applying.version
             result, changes = self._applying.apply(transaction)
@@ -73,3 +79,15 @@ class Reference:
                     at=self._now(),
                 )
             )
+
+    def _count_members(self, entry: Entry) -> None:
+        change = membership_of(entry.command)
+        if change is None:
+            return
+        node_id = change.member.node_id
+        if change.kind is ChangeKind.REMOVE:
+            self.members.discard(node_id)
+            self.expelled[node_id] = entry.term
+        else:
+            self.members.add(node_id)
+            self.expelled.pop(node_id, None)

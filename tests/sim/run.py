@@ -27,6 +27,7 @@ from tests.sim.loop import PARTY, Stalled, VirtualLoop
 from tests.sim.process import SimProcess
 from tests.sim.promise import Broken
 from tests.sim.trace import Trace
+from tests.sim.watcher import Watcher
 from tests.sim.workload import Workload
 from tests.sim.world import World
 
@@ -145,11 +146,16 @@ async def _story(world: World, result: Result, faults: tuple[Fault, ...], second
     world.trace.note("world", "faults")
     world.faulty = True
     users = world.spawn(workload.run())
+    watcher = Watcher(workload)
+    world.watchers.append(watcher)
+    watching = world.spawn(watcher.run())
     await inflict(world, faults, seconds)
     users.cancel()
     await asyncio.wait({users})
     heal(world)
     result.converged_s = await _converge(world)
+    watching.cancel()
+    await asyncio.wait({watching})
     judge(world, workload)
     for checker in world.checkers:
         checker.healed(world)

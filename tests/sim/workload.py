@@ -1,4 +1,5 @@
-"""Users: they create, change, scale and remove services, drain nodes, and read and write registers; what they are told is kept.
+"""Users: they create, change, scale and remove services and jobs, rotate secrets, change the nodes (``members``), and read and write registers;
+what they are told is kept.
 
 The histories of registers (``support/registers.py``) are judged for linearizability. A run's users are as lively as its seed says.
 """
@@ -6,6 +7,7 @@ The histories of registers (``support/registers.py``) are judged for linearizabi
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,24 +20,18 @@ from services.client.line import ControlLine
 from services.kit.bus.memory import MemoryBus
 from services.kit.errors import DeadlineExceeded, SwarmError, Unavailable
 from services.kit.model.ids import ServiceId
+from services.kit.model.objects import Secret
 from services.kit.model.specs import (
     Annotations,
-    ContainerSpec,
-    EndpointSpec,
-    Global,
     OrchestrationConfig,
-    PortConfig,
     RaftConfig,
-    Replicated,
-    ResourceRequirements,
-    Resources,
-    RestartPolicy,
+    SecretSpec,
     ServiceSpec,
-    TaskSpec,
-    UpdateConfig,
 )
-from services.kit.model.states import Availability, FailureAction, RestartCondition, UpdateOrder
+from services.kit.model.states import Availability
 from services.kit.runtime.ids import SeededIds
+from tests.sim import members
+from tests.sim.specs import draw_service
 from tests.support.registers import Registers
 
 if TYPE_CHECKING:
@@ -45,9 +41,7 @@ if TYPE_CHECKING:
 REGISTERS = 2
 SERVICES_MAX = 6
 CALL_TIMEOUT_S = 6.0
-CPU = 1_000_000_000
-FLAKY = "flaky"
-"""Label of services whose tasks may end by themselves: nobody waits for them to converge."""
+SECRETS = 2
 
 
 @dataclass(slots=True)
@@ -63,12 +57,13 @@ class Workload:
     """All users of a run."""
 
     def __init__(self, world: World, *, users: int) -> None:
-        self._world = world
+        self.world = world
         self._rng = random.Random(f"{world.seed}/users")
         self._pause_s = self._rng.choice((0.1, 0.4, 1.0))
         self._users = users
         self._names = 0
         self._services: dict[str, ServiceId] = {}
+        self._secrets: list[Secret] = []
         self.acknowledged = Acknowledged()
         self.registers = Registers(REGISTERS, world.loop.time)
         self.done: dict[str, int] = {}
@@ -79,7 +74,10 @@ class Workload:
 
     async def prepare(self) -> None:
         """Make the registers and set the cluster up, before anything goes wrong."""
-        async with self._client(self._world.managers[0]) as client:
+        async with self.client(self.world.managers[0]) as client:
+            for number in range(SECRETS):
+                spec = SecretSpec(annotations=Annotations(name=f"secret{number}"), data=b"first")
+                self._secrets.append(await client.secrets.create(spec))
             for key in self.registers.keys:
                 await client.services.create(self.registers.spec(key))
             interval = self._rng.choice((20, 60, 10_000))
@@ -94,24 +92,26 @@ class Workload:
                 group.create_task(self._user(number), name=f"user {number}")
 
     async def _user(self, number: int) -> None:
-        rng = random.Random(f"{self._world.seed}/user {number}")
+        rng = random.Random(f"{self.world.seed}/user {number}")
         while True:
             await asyncio.sleep(rng.expovariate(1 / self._pause_s))
             name, act = rng.choices(ACTS, weights=[weight for _, _, weight in ACTS])[0][:2]
-            node = rng.choice(self._world.managers)
+            node = rng.choice(self.world.managers)
             try:
                 await act(self, rng, node)
                 self.done[name] = self.done.get(name, 0) + 1
             except SwarmError as error:
                 self.failed[name] = self.failed.get(name, 0) + 1
-                self._world.trace.note(f"user {number}", f"{name} at {node.name}: {type(error).__name__}: {error}")
+                self.world.trace.note(f"user {number}", f"{name} at {node.name}: {type(error).__name__}: {error}")
 
-    def _client(self, node: SimNode) -> Client:
-        bus = MemoryBus(self._world.network, host=node.name, process="user")
+    def client(self, node: SimNode) -> Client:
+        """Return a client of a manager."""
+        bus = MemoryBus(self.world.network, host=node.name, process="user")
         return Client(self._socket(node), timeout_s=CALL_TIMEOUT_S, bus=bus, clock=node.clock, ids=self._ids)
 
-    def _line(self, node: SimNode) -> ControlLine:
-        bus = MemoryBus(self._world.network, host=node.name, process="user")
+    def line(self, node: SimNode) -> ControlLine:
+        """Return a line to a manager's control socket."""
+        bus = MemoryBus(self.world.network, host=node.name, process="user")
         return ControlLine(bus, self._socket(node), timeout_s=CALL_TIMEOUT_S, clock=node.clock, ids=self._ids)
 
     def _socket(self, node: SimNode) -> str:
@@ -126,10 +126,10 @@ class Workload:
             return
         self._names += 1
         name = f"s{self._names}"
-        spec = _service(name, rng)
+        spec = draw_service(name, rng, self._secrets)
         self._services[name] = ServiceId("")
         try:
-            async with self._client(node) as client:
+            async with self.client(node) as client:
                 service = await client.services.create(spec)
         except (Unavailable, DeadlineExceeded):
             raise
@@ -138,13 +138,13 @@ class Workload:
             raise
         self._services[name] = service.id
         self.acknowledged.created[name] = service.id
-        self._world.trace.note("user", f"created {name} {service.id}")
+        self.world.trace.note("user", f"created {name} {service.id}")
 
     async def scale(self, rng: random.Random, node: SimNode) -> None:
         """Change the number of a service's tasks."""
         name = self._some_service(rng)
         if name:
-            async with self._client(node) as client:
+            async with self.client(node) as client:
                 await client.services.scale(name, rng.randint(0, 6))
 
     async def update(self, rng: random.Random, node: SimNode) -> None:
@@ -157,14 +157,14 @@ class Workload:
                 container = replace(spec.task.container, env=(f"STAMP={stamp}",))
                 return replace(spec, task=replace(spec.task, container=container))
 
-            async with self._client(node) as client:
+            async with self.client(node) as client:
                 await client.services.update(name, changed)
 
     async def rollback(self, rng: random.Random, node: SimNode) -> None:
         """Go back to the template before."""
         name = self._some_service(rng)
         if name:
-            async with self._client(node) as client:
+            async with self.client(node) as client:
                 await client.services.rollback(name)
 
     async def remove(self, rng: random.Random, node: SimNode) -> None:
@@ -172,28 +172,35 @@ class Workload:
         name = self._some_service(rng)
         if name:
             self.acknowledged.maybe_removed.add(name)
-            async with self._client(node) as client:
+            async with self.client(node) as client:
                 await client.services.remove(name)
             self._services.pop(name, None)
             self.acknowledged.removed.add(name)
-            self._world.trace.note("user", f"removed {name}")
+            self.world.trace.note("user", f"removed {name}")
+
+    async def rotate(self, rng: random.Random, node: SimNode) -> None:
+        """Give a secret a new version; the services that use it are rolled over."""
+        async with self.client(node) as client:
+            rotation = await client.secrets.rotate(f"secret{rng.randrange(SECRETS)}", str(rng.random()).encode())
+        if rotation.secret is not None:
+            self._secrets.append(rotation.secret)
 
     async def look(self, rng: random.Random, node: SimNode) -> None:
         """Look at everything."""
-        async with self._client(node) as client:
+        async with self.client(node) as client:
             await client.nodes.list()
             await client.services.list(stale=rng.random() < 0.5)
 
     async def drain(self, rng: random.Random, node: SimNode) -> None:
         """Take a worker's tasks elsewhere, or let it take some again."""
-        worker = rng.choice(self._world.workers or self._world.managers)
+        worker = rng.choice(self.world.workers or self.world.managers)
         availability = rng.choice((Availability.DRAIN, Availability.PAUSE, Availability.ACTIVE, Availability.ACTIVE))
-        async with self._client(node) as client:
+        async with self.client(node) as client:
             await client.nodes.set_availability(worker.node_id, availability)
 
     async def read(self, rng: random.Random, node: SimNode) -> None:
         """Read a register."""
-        line = self._line(node)
+        line = self.line(node)
         try:
             await self.registers.read(line, rng.choice(self.registers.keys))
         finally:
@@ -201,7 +208,7 @@ class Workload:
 
     async def write(self, rng: random.Random, node: SimNode) -> None:
         """Read a register and write it with the version that was read."""
-        line = self._line(node)
+        line = self.line(node)
         try:
             await self.registers.write(line, rng.choice(self.registers.keys), pause_s=rng.choice((0.0, 0.0, 0.3)))
         finally:
@@ -219,38 +226,17 @@ ACTS: tuple[tuple[str, Act, float], ...] = (
     ("rollback", Workload.rollback, 0.3),
     ("remove", Workload.remove, 0.8),
     ("drain", Workload.drain, 0.7),
+    ("rotate", Workload.rotate, 0.4),
     ("look", Workload.look, 0.7),
     ("read", Workload.read, 2.0),
     ("write", Workload.write, 3.0),
 )
-
-
-def _service(name: str, rng: random.Random) -> ServiceSpec:
-    flaky = rng.random() < 0.25
-    options = {"start_delay": str(rng.choice((0, 0.1, 1))), "stop_delay": str(rng.choice((0, 0.2, 2)))}
-    if flaky:
-        options |= {"run_for": str(rng.choice((0.5, 3, 8))), "exit_code": str(rng.choice((0, 1)))}
-    reservations = Resources(nano_cpus=rng.choice((0, 0, CPU // 2, CPU)), memory_bytes=rng.choice((0, 256 << 20)))
-    update = UpdateConfig(
-        parallelism=rng.choice((1, 2, 0)),
-        delay_s=rng.choice((0.0, 0.5)),
-        monitor_s=rng.choice((0.5, 2.0)),
-        order=rng.choice((UpdateOrder.STOP_FIRST, UpdateOrder.START_FIRST)),
-        failure_action=rng.choice((FailureAction.PAUSE, FailureAction.CONTINUE, FailureAction.ROLLBACK)),
-    )
-    published = rng.choice((0, 8000 + rng.randrange(3)))
-    ports = (PortConfig(target_port=80, published_port=published),) if rng.random() < 0.5 else ()
-    return ServiceSpec(
-        annotations=Annotations(name=name, labels={FLAKY: "yes"} if flaky else {}),
-        mode=Global() if rng.random() < 0.15 else Replicated(replicas=rng.randint(0, 5)),
-        task=TaskSpec(
-            driver="fake",
-            driver_options=options,
-            container=ContainerSpec(stop_grace_period_s=rng.choice((0.5, 5.0))),
-            resources=ResourceRequirements(reservations=reservations),
-            restart=RestartPolicy(condition=RestartCondition.ANY, delay_s=rng.choice((0.0, 0.5, 2.0))),
-        ),
-        update=update,
-        rollback=update,
-        endpoint=EndpointSpec(ports=ports),
-    )
+MEMBER_ACTS: tuple[tuple[str, Act, float], ...] = (
+    ("promote", members.promote, 0.25),
+    ("demote", members.demote, 0.25),
+    ("remove node", members.remove, 0.12),
+    ("join", members.join, 0.12),
+)
+"""Done as well when SIM_MEMBERS is set: what they found last is not mended yet (docs/reliability.md)."""
+if os.environ.get("SIM_MEMBERS"):
+    ACTS += MEMBER_ACTS

@@ -31,6 +31,7 @@ from tests.sim.process import CANCELLED_WITHIN_S, SimProcess
 from tests.sim.promise import Broken, Checker
 from tests.sim.reference import Commit, Reference
 from tests.sim.trace import Trace
+from tests.sim.watcher import Watcher
 
 TICK_S = 0.25
 JOIN_AGAIN_S = 0.5
@@ -53,9 +54,8 @@ class World:
         self.failure: asyncio.Future[BaseException] = loop.create_future()
         self.nodes: dict[str, SimNode] = {}
         for number in range(1, managers + workers + 1):
-            role = Role.MANAGER if number <= managers else Role.WORKER
-            name = f"m{number}" if role is Role.MANAGER else f"w{number - managers}"
-            self.nodes[name] = SimNode(self, name, number, role, directory / name)
+            self.add_node(Role.MANAGER if number <= managers else Role.WORKER)
+        self.watchers: list[Watcher] = []
         self.faulty = False
         """True while faults may happen."""
         self._applied: dict[str, int] = {}
@@ -65,6 +65,13 @@ class World:
         self.quiet_since: float | None = None
         """Since when there are no faults any more."""
         self.buried = 0
+
+    def add_node(self, role: Role) -> SimNode:
+        """Make a machine, which is nobody yet; its name says as what it came."""
+        letter = "m" if role is Role.MANAGER else "w"
+        name = f"{letter}{1 + sum(known.startswith(letter) for known in self.nodes)}"
+        node = self.nodes[name] = SimNode(self, name, len(self.nodes) + 1, role, self.directory / name)
+        return node
 
     # -- what there is
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
+from services.kit.model.cron import parse_cron
 from services.kit.model.ids import TaskId
 from services.kit.model.objects import Service, Task
-from services.kit.model.specs import Global, Replicated
+from services.kit.model.specs import Global, Replicated, ReplicatedJob
 from services.kit.model.states import Availability, NodeState, TaskState
 from services.kit.state.state import State
+from tests.sim.checkers.jobs import is_job
 from tests.sim.checkers.placement import running_tasks
 from tests.sim.checkers.reservations import reserved
-from tests.sim.workload import FLAKY
+from tests.sim.specs import FLAKY
 from tests.sim.world import World
 
 PROMISE = "the swarm converges when faults stop"
+DUE_WITHIN_S = 3.0
+"""How late a scheduled run may begin in quiet times."""
 
 
 def missing(world: World, index: int) -> list[str]:
@@ -21,17 +27,18 @@ def missing(world: World, index: int) -> list[str]:
     ``index`` is that of an entry which was committed a moment ago: every member must have applied it.
     """
     state = world.reference.state
-    found = _managers(world, index) + _nodes(world, state)
+    found = _managers(world, index) + _nodes(world, state) + _roles(world, state)
     running: dict[TaskId, str] = {
         task_id: node.name for node in world.nodes.values() if not node.removed for task_id in running_tasks(node)
     }
     for service in state.services.values():
-        if FLAKY not in service.spec.annotations.labels:
-            found += _service(state, service, running)
+        if FLAKY in service.spec.annotations.labels:
+            continue
+        found += _job(world, state, service) if is_job(service) else _service(state, service, running)
     found += [
         f"{where} runs task {task_id}, which nobody wants"
         for task_id, where in running.items()
-        if task_id not in state.tasks or state.tasks[task_id].desired_state > TaskState.RUNNING
+        if task_id not in state.tasks or state.tasks[task_id].desired_state > TaskState.COMPLETE
     ]
     return found + _routes(world, state)
 
@@ -45,6 +52,44 @@ def _managers(world: World, index: int) -> list[str]:
         if member is None or member.machine.applied_index < index:
             found.append(f"{node.name} has not applied everything")
     return found
+
+
+def _roles(world: World, state: State) -> list[str]:
+    """Every node is what it shall be, and the managers are the members."""
+    found = []
+    for node in world.nodes.values():
+        known = state.nodes.get(node.node_id)
+        if known is None:
+            if node.node_id and not node.removed:
+                found.append(f"{node.name} was removed and goes on")
+        elif not known.spec.desired_role is known.role is node.role:
+            found.append(f"{node.name} is a {node.role}, observed {known.role}, shall be a {known.spec.desired_role}")
+    managers = {node.node_id for node in world.managers}
+    if managers != world.reference.members:
+        found.append(f"the managers are {sorted(managers)}, the members {sorted(world.reference.members)}")
+    return found
+
+
+def _job(world: World, state: State, service: Service) -> list[str]:
+    """A job's current run has all of its completions, and a run that is due has begun."""
+    name = service.spec.annotations.name
+    mode = service.spec.mode
+    assert isinstance(mode, ReplicatedJob), "users make no other jobs"
+    status = service.job_status
+    iteration = 0 if status is None else status.iteration
+    leader = world.leader()
+    if mode.schedule is not None and leader is not None:
+        now = leader.clock.wall()
+        due = parse_cron(mode.schedule.cron).last_before(now - DUE_WITHIN_S, service.meta.created_at, ZoneInfo("UTC"))
+        if due is not None and (status is None or status.last_execution < due):
+            return [f"the run of {name} that was due at {due:.0f} has not begun"]
+        if not iteration:
+            return []
+    tasks = [task for task in state.tasks_of_service(service.id).values() if task.job_iteration == iteration]
+    done = {task.slot for task in tasks if task.status.state is TaskState.COMPLETE}
+    if len(done) < mode.total_completions and not any(_has_no_room(state, task) for task in tasks):
+        return [f"job {name} has {len(done)} completions, {mode.total_completions} are wanted"]
+    return []
 
 
 def _nodes(world: World, state: State) -> list[str]:

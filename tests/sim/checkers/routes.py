@@ -6,7 +6,7 @@ from services.kit.model.ids import TaskId
 from services.kit.model.states import TaskState
 from tests.sim.checkers.placement import running_tasks
 from tests.sim.promise import Checker
-from tests.sim.workload import FLAKY
+from tests.sim.specs import FLAKY
 from tests.sim.world import World
 
 QUIET_S = 25.0
