@@ -59,7 +59,7 @@ def test_no_seed_of_the_whole_corpus_finds_anything(seed: Seed) -> None:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("seed", [4, 500063])
+@pytest.mark.parametrize("seed", [500063, 500065])
 def test_the_same_seed_has_the_same_trace_whatever_the_order_of_hashes(seed: int) -> None:
     traces = []
     for order in ("1", "2"):
