@@ -8,6 +8,7 @@ key is never acted on, and routing ids are ours alone (a peer that brings its ow
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import zmq
@@ -33,7 +34,7 @@ from services.kit.wire.codec import decode_frame, encode_frame
 FAREWELL_S = 0.1
 """A peer that is sent away gets this long to read why before its wire is cut."""
 FAREWELL_MS = 200
-"""Frames handed to libzmq get this long to leave when the listener closes."""
+"""When the listener closes, peers get this long to read what they are sent and to hang up."""
 _SRCFD = 2
 """Message property: the descriptor of the connection. Deprecated in libzmq, but the only way to cut one connection."""
 
@@ -93,6 +94,7 @@ class ZmqListener:
         self._anonymous: set[Answered] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._left_alone = asyncio.Event()
         self._unbound = asyncio.Event()
         self._monitor = Monitor(context, socket, _EVENTS, self._on_event)
         self._drained = Drained(socket, self._take_one)
@@ -114,11 +116,20 @@ class ZmqListener:
             end.kill(Unavailable("the listener was closed"))
         for timer in self._awaited.values():
             timer.cancel()
+        await self._until_left_alone()
         await stop_listening(self._socket, self._unbound, linger_ms=FAREWELL_MS)
         self._monitor.close()
         self._drained.close(linger_ms=FAREWELL_MS)
         self.on_closed()
         await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    async def _until_left_alone(self) -> None:
+        """Let peers read to the end and hang up: what is still on its way to them is lost when libzmq unbinds, whatever it may linger."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_MS / 1000):
+                while self._by_descriptor:
+                    self._left_alone.clear()
+                    await self._left_alone.wait()
 
     def send(self, peer: _Peer, data: bytes) -> bool:
         """Hand one frame for a peer to libzmq; False when the peer's pipe is full."""
@@ -238,6 +249,7 @@ class ZmqListener:
             self._stop_awaiting(descriptor)
             peer = self._by_descriptor.pop(descriptor, None)
             if peer is not None:
+                self._left_alone.set()
                 self._loop.call_soon(self._see_off, peer)
 
     def _see_off(self, peer: _Peer) -> None:
