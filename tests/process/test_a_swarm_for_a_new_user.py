@@ -203,9 +203,12 @@ def test_a_removed_service_is_gone_and_its_port_closed(town: Town) -> None:
 def test_a_killed_task_is_replaced(town: Town) -> None:
     victim = town.web()[0]
     os.kill(victim.status.pid, signal.SIGKILL)
-    wait_until(lambda: len(town.web()) == 3 and victim.id not in town.pids(), "another task is in its place")
-    replaced = next(task for task in town.web() if task.slot == victim.slot)
-    assert alive(replaced.status.pid)
+
+    def replaced() -> list[Task]:
+        return [task for task in town.web() if task.slot == victim.slot and task.id != victim.id]
+
+    wait_until(lambda: len(replaced()) == 1 and town.settled(), "another task is in its place")
+    assert alive(replaced()[0].status.pid)
     wait_until(lambda: get(town.port) == 200, "the service answers")
     assert "Failed" in town.node("n1").swarmctl("service", "ps", "web")
 

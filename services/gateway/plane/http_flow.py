@@ -506,7 +506,8 @@ class HttpFlow:
             self._end()
 
     def _await_head(self) -> None:
-        self._head_timer = self._carrier.loop.later(self._settings.http_head_timeout_s, self._on_late_head)
+        if self._settings.http_head_timeout_s:
+            self._head_timer = self._carrier.loop.later(self._settings.http_head_timeout_s, self._on_late_head)
 
     def _on_late_head(self) -> None:
         """A client that began to say something and did not finish is told; one that only kept its connection is left."""

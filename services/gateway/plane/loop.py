@@ -118,15 +118,20 @@ class Loop:
             again, self._again = self._again, []
             for work in again:
                 work()
-        timers = self._timers
-        while timers and timers[0][0] <= self.now:
-            timer = heapq.heappop(timers)[2]
+        for timer in self._due():
             if not timer.cancelled:
                 timer.callback()
         if self._doomed:
             for sock in self._doomed:
                 sock.close()
             self._doomed.clear()
+
+    def _due(self) -> list[Timer]:
+        """Return the timers whose time has come; what they set has to wait for the next turn, so that a turn ends."""
+        due = []
+        while self._timers and self._timers[0][0] <= self.now:
+            due.append(heapq.heappop(self._timers)[2])
+        return due
 
     def _wait_s(self) -> float:
         if self._again:

@@ -42,6 +42,7 @@ class PortSettings(NamedTuple):
     http_head_bytes_max: int = 0
     """0 for a port that is not HTTP."""
     http_head_timeout_s: float = 0.0
+    """0 for as long as it takes."""
     hosts: list[str] = []
     """Names that clients ask HTTP or TLS for, when other services may share the port; none means any."""
     paths: list[str] = []

@@ -8,6 +8,8 @@ unpickles gets into the log, its own snapshots are off, and so is its own member
 
 from __future__ import annotations
 
+import _socket
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +25,8 @@ from pysyncobj.version import VERSION
 from services.kit.model.ids import NodeId
 from services.raft.core.entries import Entry
 from services.raft.shell.log import Log
+
+socket.inet_ntop = _socket.inet_ntop  # the library's import puts one in its place that fails everywhere but on Windows
 
 PINNED = "0.3.17"
 MESSAGE_BYTES = 2 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from tests.support.raft_group import Group, record, use_clock
 
 def test_the_installed_library_is_the_pinned_one() -> None:
     check_library()
+
+
+def test_addresses_can_be_read_after_the_library_was_imported() -> None:
+    assert socket.inet_ntop(socket.AF_INET, b"\x7f\0\0\1") == "127.0.0.1"
 
 
 def test_another_version_is_refused() -> None:
