@@ -19,30 +19,47 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from msgspec import structs
 
 from services.dispatcher.core.fleet.build import build
 from services.dispatcher.core.fleet.fleet import Fleet
 from services.dispatcher.core.fleet.group import CPU, GENERIC, MEMORY, Group, needs_of
 from services.dispatcher.core.fleet.ledger import Ledger
 from services.dispatcher.core.fleet.planner import Plan, plan, undo
+from services.dispatcher.core.loops import all_loops
 from services.dispatcher.core.planning import Planning
 from services.dispatcher.core.scheduling.scheduler import Scheduler
 from services.dispatcher.core.specs import template_of
+from services.dispatcher.core.statuses import Statuses
 from services.dispatcher.shell.memory import collect_rarely
+from services.kit.messages.session import StatusUpdate
 from services.kit.model.constraints import parse_constraints
-from services.kit.model.ids import NodeId, ServiceId, TaskId
-from services.kit.model.objects import EngineDescription, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus
-from services.kit.model.specs import Annotations, GenericResource, NodeSpec, Platform, Resources, TaskSpec
+from services.kit.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from services.kit.model.objects import (
+    Cluster,
+    EngineDescription,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    Service,
+    Task,
+    TaskStatus,
+)
+from services.kit.model.specs import Annotations, GenericResource, NodeSpec, Platform, Replicated, Resources, TaskSpec
 from services.kit.model.specs import Placement as PlacementSpec
 from services.kit.model.states import NodeState, Protocol, TaskState
+from services.kit.runtime.ids import SeededIds
 from services.kit.state.state import State
+from services.kit.state.tables import Table
 from services.kit.state.transaction import OPS_MAX, Op, Transaction, create
 from services.kit.wire.codec import decode, encode
 from tests.support.convergence import a_service_spec
 
+replace = structs.replace
 CORE = 10**9
 MIB = 1 << 20
 
@@ -374,6 +391,100 @@ def million() -> None:
     print(f"{sum(placed)} of 1,000,000 tasks on 10,000 nodes planned in {spent:.1f} s of processor time\n", flush=True)
 
 
+def started(services: int, replicas: int) -> None:
+    """Bytes of log and of memory of a task from its creation until it is known to run, through all loops, with ids as they are."""
+    run = Started()
+    tracemalloc.start()
+    empty = tracemalloc.get_traced_memory()[0]
+    run.start(services, replicas)
+    tasks = services * replicas
+    log = f"{run.placed_bytes / tasks:.0f} placed, {(run.log_bytes - run.placed_bytes) / tasks:.0f} running"
+    run.store = State()  # what is left is the leader's copy
+    gc.collect()
+    used = tracemalloc.get_traced_memory()[0] - empty
+    run.forget_loops()
+    gc.collect()
+    copy = tracemalloc.get_traced_memory()[0] - empty
+    tracemalloc.stop()
+    print(
+        f"a started task, {services} services of {replicas}: bytes of log {run.log_bytes / tasks:.0f} ({log});"
+        f" of memory {copy / tasks:.0f} in each copy of the state, {(used - copy) / tasks:.0f} in the leader's loops besides",
+        flush=True,
+    )
+
+
+class Started:
+    """All loops on 100 nodes, which report what runs in small batches."""
+
+    def __init__(self) -> None:
+        self.store, self.view = State(), State()
+        self.log_bytes = self.placed_bytes = 0
+        self._now = 1000.0
+        self._sequence = 0
+        self._ids = SeededIds(1)
+        self._planning: Planning | None = None
+        names = (NodeId(self._ids.new("node")) for _ in range(100))
+        self._write([create(Cluster(id=ClusterId("c")))])
+        self._write([create(replace(a_node(number), id=name)) for number, name in enumerate(names)])
+        self._statuses = Statuses(NodeId(self._ids.new("node")))
+        self._planning = Planning(self.view, all_loops(lambda: TaskId(self._ids.new("task")), (self._statuses,)))
+        self._settle()
+
+    def start(self, services: int, replicas: int) -> None:
+        """Create services and let their tasks run."""
+        for number in range(services):
+            spec = replace(
+                a_service_spec(f"s{number}", task=TaskSpec(driver="fake")), mode=Replicated(replicas=replicas)
+            )
+            service = Service(id=ServiceId(self._ids.new("service")), spec=spec)
+            self._write([create(service), create(template_of(service))])
+        self.log_bytes = 0
+        self._settle()
+        self.placed_bytes = self.log_bytes
+        rng = random.Random(3)
+        tasks = list(self.view.tasks)
+        rng.shuffle(tasks)
+        for first in range(0, len(tasks), 50):
+            self._report(tasks[first : first + 50], rng)
+
+    def forget_loops(self) -> None:
+        """Keep nothing but the state."""
+        self._planning = None
+
+    def _report(self, tasks: list[TaskId], rng: random.Random) -> None:
+        self._now += 0.02
+        planning = self._planning
+        assert planning is not None
+        for task_id in tasks:
+            node = self.view.tasks[task_id].node_id
+            assert node is not None
+            at, pid = self._now - rng.random() / 100, rng.randrange(1000, 40_000)
+            status = TaskStatus(state=TaskState.RUNNING, timestamp=at, message="started", pid=pid)
+            update = StatusUpdate(task_id=task_id, status=status)
+            planning.nudge(self._statuses, self._statuses.offer(self.view, node, (update,)))
+        self._settle()
+        assert all(self.view.tasks[task_id].status.state is TaskState.RUNNING for task_id in tasks)
+
+    def _settle(self) -> None:
+        assert self._planning is not None
+        while flights := self._planning.run(self._now):
+            for flight in flights:
+                self._write(flight.ops)
+
+    def _write(self, ops: Sequence[Op]) -> None:
+        self._sequence += 1
+        sent = encode(Transaction(client="c" * 25, sequence=self._sequence, at=self._now, ops=tuple(ops)))
+        self.log_bytes += len(sent)
+        result, changes = self.store.apply(decode(Transaction, sent))
+        assert result.conflict is None, result
+        events = self.view.absorb(result.version, changes, self._now)
+        if self._planning is not None:
+            self._planning.absorb(events, self._now)
+            for event in events:
+                if event.table is Table.TASK:
+                    self._statuses.stored(event)
+
+
 def memory() -> None:
     """Bytes that the scheduler keeps for a placed task, besides the store's own objects."""
     run = Run(Shape(1_000, 20_000))
@@ -399,6 +510,8 @@ def main(rounds: int = 5) -> None:
     mixed(10_000)
     million()
     memory()
+    started(1_000, 10)
+    started(40, 250)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from operator import attrgetter
+from sys import intern
 
 import msgspec
 
@@ -192,7 +193,7 @@ def _status(turns: Turns, number: int) -> TaskStatus:
     return TaskStatus(
         state=seen.state,
         timestamp=seen.timestamp,
-        message=seen.message,
+        message=intern(seen.message),  # few different ones, in memory once
         error=seen.error,
         container_id=seen.container_id,
         pid=seen.pid,
