@@ -82,6 +82,8 @@ class SimNode:
         self.processes: dict[str, SimProcess] = {}
         self.up = False
         self.removed = False
+        self._is_stopping = False
+        self._starts_next = False
         self.runs = 0
         self.sends_to: frozenset[TaskId] = frozenset()
         """Tasks to which this node's data plane sends new connections."""
@@ -205,8 +207,11 @@ class SimNode:
     # -- life
 
     def power_on(self) -> None:
-        """Start the machine and what belongs to its role."""
+        """Start the machine and what belongs to its role, once it has stopped."""
         if self.up or self.removed or self._facts is None:
+            return
+        if self._is_stopping:
+            self._starts_next = True
             return
         self.up = True
         self.world.trace.note(self.name, "starts")
@@ -235,9 +240,13 @@ class SimNode:
         if not self.up:
             return
         self.up = False
+        self._is_stopping, self._starts_next = True, False
         for process in reversed(self._living()):
             await process.stop()
         self.disk.kill()
+        self._is_stopping = False
+        if self._starts_next:
+            self.power_on()
 
     def start(self, name: str) -> None:
         """Start one process."""

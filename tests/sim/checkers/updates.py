@@ -52,12 +52,16 @@ class Updates(Checker):
 
 
 def _replaces(state: State, new: Task, before: dict[TaskId, Task]) -> bool:
-    """Tell whether a task takes the place of one that could have stayed where it was."""
-    for task in state.tasks_of_service(new.service_id).values():
+    """Tell whether a task takes the place of one that could have stayed where it was; a second try holds no other slot up."""
+    tasks = state.tasks_of_service(new.service_id).values()
+    place = new.slot or new.node_id
+    if any((t.slot or t.node_id) == place and t.spec_version == new.spec_version and t.id != new.id for t in tasks):
+        return False
+    for task in tasks:
         old = before.get(task.id, task)
         node = None if old.node_id is None else state.nodes.get(old.node_id)
         if (
-            (old.slot or old.node_id) == (new.slot or new.node_id)
+            (old.slot or old.node_id) == place
             and old.spec_version != new.spec_version
             and task.status.state <= TaskState.RUNNING
             and old.desired_state <= TaskState.RUNNING
