@@ -114,7 +114,7 @@ def _service(state: State, service: Service, running: dict[TaskId, str]) -> list
         if (task.status.state is not TaskState.RUNNING or task.id not in running) and not _has_no_room(state, task)
     ]
     found += [f"task {task.id} of {name} is on a drained node" for task in wanted if _is_drained(state, task)]
-    if isinstance(service.spec.mode, Replicated) and len(wanted) != service.spec.mode.replicas:
+    if isinstance(service.spec.mode, Replicated) and not _has_each_slot_once(state, wanted, service.spec.mode.replicas):
         found.append(f"{name} has {len(wanted)} tasks, {service.spec.mode.replicas} are wanted")
     if isinstance(service.spec.mode, Global):
         covered = {task.node_id for task in wanted}
@@ -124,6 +124,13 @@ def _service(state: State, service: Service, running: dict[TaskId, str]) -> list
             if node.spec.availability is Availability.ACTIVE and node.id not in covered
         ]
     return found
+
+
+def _has_each_slot_once(state: State, wanted: list[Task], replicas: int) -> bool:
+    """Tell whether there is a task for each slot; a second one may wait for room where an update starts first."""
+    settled = [task for task in wanted if not _has_no_room(state, task)]
+    slots = {task.slot for task in wanted}
+    return len(slots) == replicas and len(settled) == len({task.slot for task in settled})
 
 
 def _has_no_room(state: State, task: Task) -> bool:
