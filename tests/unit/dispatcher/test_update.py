@@ -448,6 +448,20 @@ def test_a_service_that_is_scaled_when_every_new_task_is_on_its_way_still_stops_
     assert swarm.images(swarm.running()) == ["v2"] * 3
 
 
+def test_updates_that_follow_each_other_keep_only_what_runs_beside_the_newest() -> None:
+    swarm = Swarm(2)
+    swarm.create_service(replicas=2)
+    swarm.settle()
+    for image in ("v2", "v3", "v4"):
+        swarm.set_image("web", image, UpdateConfig(parallelism=0, order=UpdateOrder.START_FIRST))
+        swarm.settle(agents=False)
+    alive = swarm.tasks(where=lambda task: task.desired_state <= TaskState.RUNNING)
+    assert sorted(swarm.images(alive)) == sorted([*swarm.images(swarm.running()), "v4", "v4"])
+    assert len(swarm.running()) == 2
+    swarm.settle()
+    assert swarm.images(swarm.running()) == ["v4"] * 2
+
+
 def test_a_global_task_on_its_way_counts_although_its_node_was_paused_meanwhile() -> None:
     swarm = Swarm(3)
     swarm.create_service(mode=Global())

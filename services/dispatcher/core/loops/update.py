@@ -182,6 +182,7 @@ class Update:
                 # Also when the service was changed anew meanwhile, and whatever is left of the task before.
                 progress.under_way += 1
                 progress.half_done |= bool(old)
+                progress.finish += _superseded(old)
                 progress.retried += has_failed
                 if old and best in mine and best.status.state < TaskState.ASSIGNED:
                     progress.unplaced.append(old)
@@ -261,6 +262,16 @@ class Update:
         if not (progress.todo or progress.again or progress.finish or progress.under_way > progress.retried):
             ends.append(self._complete_at(service, progress))
         return min(ends, default=None)
+
+
+def _superseded(old: list[Task]) -> list[Task]:
+    """Return those of a slot's old tasks that nobody needs until the new one runs: all but the newest that runs.
+
+    Updates that follow each other quickly where there is little room would else keep what each has begun, and wait for one another.
+    """
+    running = [task for task in old if task.status.state is TaskState.RUNNING]
+    kept = max(running, key=lambda task: task.spec_version, default=None)
+    return [task for task in old if task is not kept]
 
 
 def _is_running(service: Service) -> bool:
